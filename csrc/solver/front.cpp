@@ -1,0 +1,216 @@
+#include "front.h"
+
+#include <algorithm>
+#include <string>
+
+#include "chain.h"
+#include "near_ties.h"
+#include "ordered.h"
+
+namespace dna_fast {
+namespace {
+
+// Partial choices at one border in lexicographic order.
+struct Layer {
+    std::vector<int64_t> columns;  // [size, costs + 1]: costs, then the loss as an ordered.h key
+    std::vector<uint32_t> parent, candidate, label;
+
+    size_t size() const { return parent.size(); }
+};
+
+// All costs as resources without caps; how they add up is the merger's business.
+Chain chain_of_all_costs(const Problem& problem) {
+    std::vector<Cost> unbounded = problem.costs();
+    for (Cost& cost : unbounded) cost.lower.reset(), cost.upper.reset();
+    Chain chain = make_chain(problem.with(problem.losses(), unbounded));
+    for (const Cost& cost : problem.costs()) {
+        chain.cap.push_back(0);
+        for (size_t b = 0; b < chain.size(); ++b) chain.blocks[b].use.push_back(cost.blocks[b]);
+    }
+    return chain;
+}
+
+class Merger {
+  public:
+    Merger(const Problem& problem, size_t max_points, Limit& limit)
+        : problem_(problem), max_points_(max_points), limit_(limit), costs_(problem.costs().size()) {
+        const Chain all = chain_of_all_costs(problem);
+        // A block-order sum of B terms is off by at most B 2^-53 of the losses' size, and two sums by twice that.
+        slack_ = static_cast<double>(all.size() + 4) * all.loss_magnitude() * 0x1p-51;
+        chain_ = gather(all, presolve(all));
+    }
+
+    Front run() {
+        Layer start;
+        start.columns.assign(costs_, 0);
+        start.columns.push_back(to_key(0.0));
+        start.parent = start.candidate = start.label = {0};
+        layers_.push_back(std::move(start));
+        for (size_t b = 0; b < chain_.size(); ++b) layers_.push_back(merge(b));
+        return read();
+    }
+
+  private:
+    std::vector<size_t> sum_columns() const {
+        std::vector<size_t> sums;
+        for (size_t c = 0; c < costs_; ++c) {
+            if (problem_.costs()[c].reduce == Reduce::sum) sums.push_back(c);
+        }
+        return sums;
+    }
+
+    std::vector<std::vector<uint32_t>> presolve(const Chain& all) const {
+        std::vector<std::vector<uint32_t>> keep(all.size());
+        for (size_t b = 0; b < all.size(); ++b) {
+            for (const auto& members : members_by_label(all.blocks[b], all.rows(b + 1))) {
+                const CandidatePoints points = candidate_points(all.blocks[b], members);
+                for (uint32_t i : unreplaced({points.data.data(), members.size(), points.columns}, ties_of(points), limit_)) {
+                    keep[b].push_back(members[i]);
+                }
+            }
+            std::sort(keep[b].begin(), keep[b].end());
+        }
+        return keep;
+    }
+
+    // Rows whose columns are all shared are one row.
+    TieColumns ties_of(const CandidatePoints& points) const {
+        TieColumns ties;
+        ties.slack = slack_;
+        for (size_t row = 0; row < points.column_of.back().size(); ++row) {
+            TieColumns::Row columns{{}, points.column_of.back()[row]};
+            bool repeated = row > 0 && columns.loss == ties.rows.front().loss;
+            for (size_t c : sum_columns()) {
+                columns.sums.push_back(points.column_of[c][row]);
+                repeated = repeated && columns.sums.back() == points.column_of[c][0];
+            }
+            if (!repeated) ties.rows.push_back(std::move(columns));
+        }
+        return ties;
+    }
+
+    Layer merge(size_t b) {
+        const Layer& from = layers_.back();
+        std::vector<Layer> pools(chain_.rows(b + 1));
+        constexpr size_t least_room = 1 << 18;
+        size_t pooled = 0, room = least_room;
+        for (uint32_t s = 0; s < from.size(); ++s) {
+            pooled += extend(b, from, s, pools);
+            if (pooled <= room) continue;
+            pooled = compact(b, pools);
+            room = std::max(least_room, 4 * pooled);
+        }
+        compact(b, pools);
+        return join(pools);
+    }
+
+    size_t extend(size_t b, const Layer& from, uint32_t s, std::vector<Layer>& pools) {
+        const ChainBlock& block = chain_.blocks[b];
+        const int64_t* state = from.columns.data() + s * (costs_ + 1);
+        const double loss = from_key(state[costs_]);
+        const uint32_t row = from.label[s];
+        if (limit_.reached()) throw Interrupted();
+        for (uint32_t i = 0; i < block.size; ++i) {
+            Layer& pool = pools[block.next_row(i)];
+            for (size_t c = 0; c < costs_; ++c) {
+                const int64_t cost = block.use[c].at(row, i);
+                const bool sum = problem_.costs()[c].reduce == Reduce::sum;
+                pool.columns.push_back(sum ? state[c] + cost : std::max(state[c], cost));
+            }
+            pool.columns.push_back(to_key(loss + block.loss.at(row, i)));
+            pool.parent.push_back(s);
+            pool.candidate.push_back(i);
+        }
+        return block.size;
+    }
+
+    // Dominance in every pool; their order stays lexicographic. Returns the number of states left.
+    size_t compact(size_t b, std::vector<Layer>& pools) const {
+        size_t total = 0;
+        const TieColumns ties{{{sum_columns(), costs_}}, slack_};
+        for (Layer& pool : pools) {
+            Layer kept;
+            for (uint32_t i : unreplaced({pool.columns.data(), pool.size(), costs_ + 1}, ties, limit_)) {
+                const int64_t* state = pool.columns.data() + i * (costs_ + 1);
+                kept.columns.insert(kept.columns.end(), state, state + costs_ + 1);
+                kept.parent.push_back(pool.parent[i]);
+                kept.candidate.push_back(pool.candidate[i]);
+            }
+            pool = std::move(kept);
+            total += pool.size();
+        }
+        if (limit_.reached_now()) throw Interrupted();  // pools may hold dominated states then
+        if (total > max_points_) {
+            throw FrontTooLarge("the front after block " + std::to_string(b) + " has more than max_points = " +
+                                std::to_string(max_points_) +
+                                " points; raise max_points, use fewer costs, or ask solve() for single points");
+        }
+        return total;
+    }
+
+    // One layer of all labels, in lexicographic order again.
+    Layer join(const std::vector<Layer>& pools) const {
+        struct Item {
+            uint32_t parent, candidate, label, index;
+        };
+        std::vector<Item> items;
+        for (uint32_t label = 0; label < pools.size(); ++label) {
+            for (uint32_t i = 0; i < pools[label].size(); ++i) {
+                items.push_back({pools[label].parent[i], pools[label].candidate[i], label, i});
+            }
+        }
+        std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
+            return a.parent != b.parent ? a.parent < b.parent : a.candidate < b.candidate;
+        });
+        Layer layer;
+        for (const Item& item : items) {
+            const int64_t* state = pools[item.label].columns.data() + item.index * (costs_ + 1);
+            layer.columns.insert(layer.columns.end(), state, state + costs_ + 1);
+            layer.parent.push_back(item.parent);
+            layer.candidate.push_back(item.candidate);
+            layer.label.push_back(item.label);
+        }
+        return layer;
+    }
+
+    // The last layer without near ties; its order by columns is the order of the result.
+    Front read() {
+        const Layer& last = layers_.back();
+        Front front;
+        front.costs.resize(costs_);
+        const std::vector<uint32_t> kept = undominated({last.columns.data(), last.size(), costs_ + 1}, 1, limit_);
+        if (limit_.reached_now()) throw Interrupted();
+        for (uint32_t i : kept) {
+            const int64_t* state = last.columns.data() + i * (costs_ + 1);
+            for (size_t c = 0; c < costs_; ++c) front.costs[c].push_back(state[c]);
+            front.loss.push_back(from_key(state[costs_]));
+            front.choices.push_back(trace(i));
+        }
+        return front;
+    }
+
+    std::vector<uint32_t> trace(uint32_t state) const {
+        std::vector<uint32_t> choice(chain_.size());
+        for (size_t border = chain_.size(); border > 0; --border) {
+            choice[border - 1] = chain_.blocks[border - 1].original(layers_[border].candidate[state]);
+            state = layers_[border].parent[state];
+        }
+        return choice;
+    }
+
+    const Problem& problem_;
+    const size_t max_points_;
+    Limit& limit_;
+    const size_t costs_;
+    double slack_ = 0;
+    Chain chain_;
+    std::vector<Layer> layers_;  // [border]
+};
+
+}  // namespace
+
+Front pareto_front(const Problem& problem, size_t max_points, Limit& limit) {
+    return Merger(problem, max_points, limit).run();
+}
+
+}  // namespace dna_fast

@@ -1,0 +1,61 @@
+"""What is installed and what was built, for bug reports and for the metadata of measurements."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from dna_fast import __version__
+
+PACKAGES = ("numpy", "torch", "torchvision", "timm", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "scipy", "safetensors")
+
+
+def facts() -> dict[str, str]:
+    """Name -> finding, in a fixed order; nothing is imported that is not installed."""
+    found = {
+        "dna_fast": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores usable",
+        "solver (dna_fast._solver)": _solver(),
+        "torch ops (dna_fast._C)": "none in this version: every layer runs in plain PyTorch",
+    }
+    found.update({name: version for name in PACKAGES if (version := _version(name)) is not None})
+    found["GPU"] = _gpu()
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _solver() -> str:
+    try:
+        from dna_fast import _solver
+    except ImportError as error:
+        return f"not built ({error}); build it with: pip install -e . --no-build-isolation"
+    return f"built, {Path(_solver.__file__).name}"
+
+
+def _gpu() -> str:
+    if _version("torch") is None:
+        return "not known: torch is not installed"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none that torch can use" if torch.version.cuda else "none: this torch is built for the CPU only"
+    name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    return f"{torch.cuda.device_count()} x {name}, compute capability {major}.{minor}, CUDA {torch.version.cuda}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,391 @@
+"""One declarative YAML file says everything about a run; this module reads, checks, resolves and identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from dna_fast._files import written_aside
+from dna_fast.config_schema import (
+    BELOW_ONE,
+    DECAY,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    ConfigError,
+    Section,
+    check_bounds,
+    key,
+    parse_quantity,
+    resolve_quantity,
+    unknown_key,
+)
+from dna_fast.config_yaml import parse_yaml, to_yaml
+from dna_fast.space import PRESETS, SearchSpace, preset
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "FitConfig",
+    "RateConfig",
+    "RetrainConfig",
+    "RunConfig",
+    "SearchConfig",
+    "SupernetConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "load_config",
+    "parse_quantity",
+    "resolve_quantity",
+]
+
+ARCH_KEYS = ("arch_def", "stem_size", "num_features")
+SPACE_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Section):
+    """Where images come from."""
+
+    section: ClassVar[str] = "data"
+    kind: Literal["digits", "folder"] = key("digits: the embedded data set; folder: a directory of images per class.")
+    root: str | None = key(
+        "folder: the directory that holds train/ and eval_dir; digits: where images are written, null: below the run.",
+        None,
+        in_identity=False,
+        is_path=True,
+    )
+    eval_dir: str = key("folder: the directory in root that holds the evaluation images.", "val", in_identity=False)
+    threads: int = key("Threads that decode images.", 2, unit="threads", rule=POSITIVE, in_identity=False)
+    device: Literal["cpu", "cuda"] = key("Where images are decoded; the decoders differ in the last bit.", "cpu")
+
+    def check(self) -> None:
+        if self.kind == "folder" and self.root is None:
+            raise ConfigError("data.root", f"kind: folder needs a directory with train/ and {self.eval_dir}/, got null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Section):
+    """Training the teacher before the supernet, where none is to be had."""
+
+    section: ClassVar[str] = "teacher.fit"
+    epochs: int = key("Passes over the training images.", 30, unit="epochs", rule=POSITIVE)
+    lr: float = key("Peak learning rate (AdamW, cosine to zero).", 3e-3, unit="per step", rule=POSITIVE)
+    weight_decay: float = key("Decoupled weight decay.", 1e-2, unit="per step and lr", rule=NOT_NEGATIVE)
+    batch_size: int = key("Images per step.", 64, unit="images", rule=POSITIVE)
+    warmup_epochs: float = key("Linear rise of the learning rate.", 2.0, unit="epochs", rule=NOT_NEGATIVE)
+    ema_decay: float = key(
+        "Moving average of the weights that is kept; 0: none.", 0.99, unit="per step", rule=BELOW_ONE
+    )
+    min_accuracy: float = key(
+        "Top-1 accuracy on the evaluation images below which the run stops.",
+        0.0,
+        unit="fraction",
+        rule=FRACTION,
+        in_identity=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Section):
+    """The network whose features the student blocks reproduce."""
+
+    section: ClassVar[str] = "teacher"
+    model: str = key("A timm model; ignored where arch is given.", "tf_efficientnet_b7.aa_in1k")
+    pretrained: bool = key("Start from timm's weights (downloaded once).", True)
+    checkpoint: str | None = key("A file of weights instead (.safetensors).", None, is_path=True)
+    cuts: tuple[str, ...] | None = key("Names of the modules behind which to cut, one per block; null: proposed.", None)
+    bn: Literal["eval", "batch"] = key("Batch norm: running statistics, or those of each batch as released.", "eval")
+    arch: Mapping[str, Any] | None = key(
+        "A timm EfficientNet of one's own instead of model: arch_def (a list per stage of timm's layer strings), "
+        "stem_size and num_features (channels).",
+        None,
+    )
+    fit: FitConfig | None = key("Train the teacher first; null: do not.", None)
+
+    def check(self) -> None:
+        if self.cuts is not None and not self.cuts:
+            raise ConfigError("teacher.cuts", "expected null or one module name per block, got an empty list")
+        if self.arch is not None:
+            _check_arch(self.arch)
+            if self.pretrained:
+                raise ConfigError("teacher.pretrained", "a custom arch has no pretrained weights; set it to false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetConfig(Section):
+    """The student with all its candidates."""
+
+    section: ClassVar[str] = "supernet"
+    boundary: Literal["adapter", "wide"] = key(
+        "How blocks meet the teacher's widths: adapters that fold away, or widened layers as released.", "adapter"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Section):
+    """Training all student blocks; the defaults are the paper's."""
+
+    section: ClassVar[str] = "train"
+    epochs: int = key("Passes over the training images.", 20, unit="epochs", rule=POSITIVE)
+    batch_size: int = key("Images per step, over all processes.", 512, unit="images", rule=POSITIVE)
+    bn_group: int = key("Images whose statistics a batch norm shares.", 64, unit="images", rule=POSITIVE)
+    learning_rates: tuple[float, ...] = key(
+        "Adam's, one per block or one for all, at reference_batch.",
+        (0.002, 0.005, 0.005, 0.005, 0.005, 0.002),
+        unit="per step",
+        rule=POSITIVE,
+    )
+    reference_batch: int = key(
+        "Learning rates are multiplied by batch_size / reference_batch.", 512, unit="images", rule=POSITIVE
+    )
+    lr_decay: float = key("Factor on the learning rates.", 0.9, unit="per epoch", rule=DECAY)
+    weight_decay: float = key("Adam's coupled L2, not on biases and norms.", 1e-4, unit="per step", rule=NOT_NEGATIVE)
+    amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
+    checkpoint_minutes: float = key("Time between checkpoints.", 10.0, unit="minutes", rule=POSITIVE, in_identity=False)
+
+    def check(self) -> None:
+        if self.batch_size > self.bn_group and self.batch_size % self.bn_group:
+            expected = f"a multiple of train.bn_group = {self.bn_group}, or less"
+            raise ConfigError("train.batch_size", f"expected {expected}, got {self.batch_size}")
+        if not self.learning_rates:
+            raise ConfigError("train.learning_rates", "expected one number per block or one for all, got none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateConfig(Section):
+    """Rating every candidate. Rated images are held out from training, so their number belongs to the identity."""
+
+    section: ClassVar[str] = "rate"
+    metric: Literal["relative_l1", "mse", "relative_mse", "mean_relative_l1"] = key(
+        "Distance between student and teacher.", "relative_l1", in_identity=False
+    )
+    mode: Literal["trie", "per_path"] = key(
+        "trie: each operator prefix once; per_path: every path on its own, slow, the check of trie.",
+        "trie",
+        in_identity=False,
+    )
+    batch_size: int = key("Images per rated batch.", 64, unit="images", rule=POSITIVE, in_identity=False)
+    images: int = key("Rated images.", 1216, unit="images", rule=POSITIVE)
+    calibration_images: int = key(
+        "Images that batch-norm statistics are computed from.", 512, unit="images", rule=POSITIVE, in_identity=False
+    )
+
+    def check(self) -> None:
+        if self.images % self.batch_size:
+            expected = f"a multiple of rate.batch_size = {self.batch_size}"
+            raise ConfigError("rate.images", f"expected {expected}, got {self.images}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(Section):
+    """Choosing the architecture. Bounds are whole numbers, text such as 460M, or for macs a share such as teacher/3."""
+
+    section: ClassVar[str] = "search"
+    max: Mapping[str, int | str] = key("Upper bound (inclusive) per cost.", dict, unit="the cost's", in_identity=False)
+    min: Mapping[str, int | str] = key("Lower bound (inclusive) per cost.", dict, unit="the cost's", in_identity=False)
+    top: int = key("How many of the best to report.", 5, unit="architectures", rule=POSITIVE, in_identity=False)
+
+    def check(self) -> None:
+        check_bounds("search.max", self.max)
+        check_bounds("search.min", self.min)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainConfig(Section):
+    """Training the networks that are compared, all alike; the defaults are the paper's."""
+
+    section: ClassVar[str] = "retrain"
+    epochs: int = key("Passes over the training images.", 500, unit="epochs", rule=POSITIVE)
+    optimizer: Literal["rmsproptf", "adamw", "sgd"] = key("timm's name of the optimizer.", "rmsproptf")
+    lr: float = key("Peak learning rate at batch_size.", 0.256, unit="per step", rule=POSITIVE)
+    weight_decay: float = key("Weight decay, not on biases and norms.", 1e-5, unit="per step", rule=NOT_NEGATIVE)
+    batch_size: int = key("Images per step, over all processes.", 4096, unit="images", rule=POSITIVE)
+    warmup_epochs: float = key("Linear rise of the learning rate.", 5.0, unit="epochs", rule=NOT_NEGATIVE)
+    ema_decay: float = key("Moving average of the weights; 0: none.", 0.9998, unit="per step", rule=BELOW_ONE)
+    label_smoothing: float = key("Share of the target spread over all classes.", 0.1, unit="fraction", rule=BELOW_ONE)
+    drop_rate: float = key("Dropout before the classifier.", 0.2, unit="probability", rule=BELOW_ONE)
+    drop_path_rate: float = key("Stochastic depth of the last layer.", 0.2, unit="probability", rule=BELOW_ONE)
+    distill_weight: float = key("Share of the loss against the teacher's logits.", 0.0, unit="fraction", rule=FRACTION)
+    distill_temperature: float = key("Softens both logits.", 1.0, unit="logits", rule=POSITIVE)
+    random_baselines: int = key(
+        "Random architectures under the same bounds, retrained alike.", 1, unit="architectures", rule=NOT_NEGATIVE
+    )
+    largest: bool = key("Retrain the costliest architecture under the bounds, too.", True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Section):
+    """Everything about a run. However it is made, it is checked, and its learning rates are one per block."""
+
+    name: str = key("Name of the run in reports.", in_identity=False)
+    seed: int = key("Seed of everything random.", 0, unit="seed", rule=NOT_NEGATIVE)
+    space: str | Mapping[str, Any] = key("A preset, a .json or .yaml file, or the space itself.")
+    data: DataConfig = key("Images.")
+    teacher: TeacherConfig = key("Teacher.", TeacherConfig)
+    supernet: SupernetConfig = key("Student.", SupernetConfig)
+    train: TrainConfig = key("Training of the student blocks.", TrainConfig)
+    rate: RateConfig = key("Rating.", RateConfig)
+    search: SearchConfig = key("Search.", SearchConfig, in_identity=False)
+    retrain: RetrainConfig = key("Retraining.", RetrainConfig, in_identity=False)
+
+    def check(self) -> None:
+        if isinstance(self.space, str) and self.space not in PRESETS:
+            known = f"a preset ({', '.join(PRESETS)}), a {', '.join(SPACE_SUFFIXES)} file, or a mapping"
+            raise ConfigError("space", f"expected {known}, got {self.space!r}")
+        try:
+            space = self.search_space()
+        except ValueError as error:
+            raise ConfigError("space", str(error).removeprefix("space: ")) from error
+        blocks, rates = len(space.blocks), self.train.learning_rates
+        if len(rates) not in (1, blocks):
+            expected = f"1 or {blocks} numbers (one per block of the space)"
+            raise ConfigError("train.learning_rates", f"expected {expected}, got {len(rates)}")
+        if len(rates) != blocks:
+            object.__setattr__(self, "train", replace(self.train, learning_rates=rates * blocks))
+        if self.teacher.cuts is not None and len(self.teacher.cuts) != blocks:
+            raise ConfigError("teacher.cuts", f"expected {blocks} names (one per block), got {len(self.teacher.cuts)}")
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> RunConfig:
+        for name in set(data) - {f.name for f in fields(cls)}:
+            if homes := [dotted for dotted, _ in cls.declared_keys() if dotted.endswith(f".{name}")]:
+                raise ConfigError(name, f"not a key at the top; did you mean {' or '.join(homes)}?")
+        return super().from_mapping(data)
+
+    def search_space(self) -> SearchSpace:
+        """The space that `space` names or spells out."""
+        return preset(self.space) if isinstance(self.space, str) else SearchSpace.from_dict(self.space)
+
+    def dump(self, path: str | Path) -> None:
+        """Writes the resolved configuration, every key, as YAML that `load_config` reads back as the same."""
+        with written_aside(path) as aside:
+            aside.write_text(to_yaml(self.to_dict()), encoding="utf-8")
+
+    def identity(self) -> str:
+        """sha256 of all that determines the trained supernet weights, but for the content of images and teacher.
+
+        Where files lie is left out, for they may move: their content has identities of its own, the data set's
+        fingerprint in `splits.npz` and the teacher weights' sha256 in `teacher.json`.
+        """
+        identifying = self.identifying() | {"space": self.search_space().sha256}
+        return hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()
+
+
+def _check_arch(arch: Mapping[str, Any]) -> None:
+    for name in arch:
+        if name not in ARCH_KEYS:
+            raise ConfigError(f"teacher.arch.{name}", unknown_key(name, ARCH_KEYS))
+    for name in ARCH_KEYS:
+        if name not in arch:
+            raise ConfigError(f"teacher.arch.{name}", "missing, and has no default")
+    for name in ("stem_size", "num_features"):
+        if type(arch[name]) is not int or arch[name] <= 0:
+            raise ConfigError(f"teacher.arch.{name}", f"expected a whole number > 0 of channels, got {arch[name]!r}")
+    stages = arch["arch_def"]
+    if not stages or not all(stage and all(isinstance(layers, str) for layers in stage) for stage in stages):
+        raise ConfigError("teacher.arch.arch_def", f"expected a list per stage of timm's layer strings, got {stages!r}")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads, overrides, resolves and checks a configuration.
+
+    Args:
+        path: a YAML file; paths in it are relative to its directory.
+        overrides: each 'dotted.key=value' with a YAML value; paths in them are relative to the working directory.
+
+    Returns:
+        The configuration with absolute paths and, where the space came from a file, the space itself.
+
+    Raises:
+        ValueError: the file or an override is not valid; the message names file or override, dotted key and what to do.
+    """
+    path = Path(path)
+    overridden: dict[str, str] = {}
+    source = f"{path}"
+    try:
+        data = _read_mapping(path)
+        _anchor_paths(data, path.parent)
+        for text in overrides:
+            source = f"override {text!r}"
+            overridden[_override(data, text)] = source
+        source = f"{path}"
+        return RunConfig.from_mapping(data)
+    except ConfigError as error:
+        # A key below an overridden one, or above it where an override made up the section.
+        at = f"{error.key.partition('[')[0]}."
+        blamed = [o for k, o in overridden.items() if at.startswith(f"{k}.") or k.startswith(at)]
+        raise ValueError(f"{blamed[-1] if blamed else source}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError("no such file; examples are in configs/") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"expected a mapping with {', '.join(f.name for f in fields(RunConfig))}, got {data!r}")
+    return data
+
+
+def _override(data: dict[str, Any], text: str) -> str:
+    """Puts one override into `data` and returns its dotted key."""
+    dotted, equals, value = text.partition("=")
+    names = dotted.strip().split(".")
+    if not equals or "" in names:
+        raise ValueError("expected 'dotted.key=value', such as train.epochs=3")
+    # Alone first: its paths are relative to the working directory, those in the file are not.
+    alone: dict[str, Any] = {}
+    _section_of(alone, names)[names[-1]] = parse_yaml(value)
+    _anchor_paths(alone, Path.cwd())
+    _section_of(data, names)[names[-1]] = _section_of(alone, names)[names[-1]]
+    return ".".join(names)
+
+
+def _section_of(data: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The mapping that holds the last of `names`; missing ones on the way are made."""
+    at = data
+    for depth, name in enumerate(names[:-1], start=1):
+        if at.get(name) is None:
+            at[name] = {}
+        at = at[name]
+        if not isinstance(at, dict):
+            raise ValueError(
+                f"{'.'.join(names[:depth])} is {at!r}, so it has no key {names[depth]!r}; give it as a whole"
+            )
+    return at
+
+
+def _anchor_paths(data: dict[str, Any], base: Path) -> None:
+    """Makes relative paths absolute, and a space file the space itself: the result means the same everywhere."""
+    for dotted, declared in RunConfig.declared_keys():
+        section: Any = data
+        *names, last = dotted.split(".")
+        for name in names:
+            section = section.get(name) if isinstance(section, dict) else None
+        if declared.metadata["is_path"] and isinstance(section, dict) and isinstance(section.get(last), str):
+            section[last] = os.path.abspath(base / Path(section[last]).expanduser())
+    space = data.get("space")
+    if isinstance(space, str) and space not in PRESETS and space.endswith(SPACE_SUFFIXES):
+        data["space"] = _read_space(base / Path(space).expanduser()).to_dict()
+
+
+def _read_space(path: Path) -> SearchSpace:
+    try:
+        if path.suffix == ".json":
+            return SearchSpace.from_file(path)
+        return SearchSpace.from_dict(parse_yaml(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError("space", f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError("space", f"in {path}: {error}") from error

@@ -1,0 +1,547 @@
+"""Training of a classifier: found architectures, their baselines and teachers, all by the same code and recipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.layers import DropPath
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from dna_fast._files import written_aside
+from dna_fast._loop import Batch, Loader, deferred_interrupt
+
+FORMAT, VERSION = "dna_fast.retrain", 1
+OPTIMIZERS = (
+    "adam",
+    "adamw",
+    "rmsproptf",
+    "sgd",
+)  # of timm's, those whose whole state is tensors, which checkpoints hold
+SCHEDULES = ("cosine", "step")
+AMP_DTYPES = (None, "bfloat16")
+WARMUP_LR = 1e-6  # where warm-up starts, as in the released training command
+LOG_STEPS = 10  # losses stay on the device and are read this often: reading one waits for the device
+
+
+# ---- accuracy -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Correct answers out of total."""
+
+    correct: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.total or self.total == 0:
+            raise ValueError(
+                f"accuracy: expected 0 <= correct <= total and total > 0, got {self.correct} of {self.total}"
+            )
+
+    @property
+    def top1(self) -> float:
+        """Fraction correct."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of `top1`: the sampling error of the images, not the spread between training runs."""
+        from scipy.stats import binomtest  # half a second to import, and most runs need it once, at their end
+
+        low, high = binomtest(self.correct, self.total).proportion_ci(0.95, method="wilson")
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.top1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu") -> Accuracy:
+    """Counts the images whose largest logit is their label's; evaluation mode, float32; the model's mode is restored.
+
+    Args:
+        model: images [N, 3, H, W] -> logits [N, classes], on `device`.
+        loader: of images not trained on; its epoch 0 is read.
+        device: where the batches go.
+
+    Raises:
+        ValueError: the loader is empty.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        correct, total = torch.zeros((), dtype=torch.int64, device=device), 0
+        for batch in loader.epoch(0):
+            labels = batch.labels.to(device)
+            correct += (model(batch.images.to(device)).argmax(1) == labels).sum()
+            total += len(labels)
+    finally:
+        model.train(was_training)
+    if total == 0:
+        raise ValueError("evaluate: the loader gave no images; expected at least one batch")
+    return Accuracy(int(correct), total)
+
+
+# ---- recipe ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; everything that changes the result except model, data and seed.
+
+    Raises:
+        ValueError: a field out of range; the message names it.
+    """
+
+    epochs: int
+    batch_size: int  # images per update that `lr` is meant for; see `with_batch_size`
+    lr: float
+    optimizer: str = "adamw"
+    weight_decay: float = 0.0  # none on biases and norms
+    opt_eps: float | None = None  # None: the optimizer's own
+    momentum: float = 0.9  # of optimizers that have one
+    schedule: str = "cosine"  # per update: "cosine" to zero, or "step" by decay_rate every decay_epochs
+    decay_epochs: float = 2.4
+    decay_rate: float = 0.97
+    warmup_epochs: float = 0.0  # linear, part of `epochs`
+    ema_decay: float = 0.0  # 0: no average; ramps up to this, so that short runs do not average their first steps
+    label_smoothing: float = 0.0
+    drop_rate: float = 0.0  # these two are built into the model: build_model(arch, **recipe.model_args())
+    drop_path_rate: float = 0.0
+    distill_weight: float = 0.0  # share of the teacher in the loss
+    distill_temperature: float = 1.0
+    grad_clip: float = 0.0  # largest norm of the gradient; 0: unlimited
+    amp_dtype: str | None = None  # of the forward pass; weights and losses stay float32
+    eval_epochs: int = 1  # evaluate after every so many epochs, and after the last
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_epochs"):
+            count = getattr(self, name)
+            _require(name, count, isinstance(count, int) and count > 0, "a positive integer")
+        for name in ("lr", "decay_epochs", "decay_rate", "distill_temperature"):
+            _require(name, getattr(self, name), getattr(self, name) > 0, "> 0")
+        for name in ("weight_decay", "momentum", "warmup_epochs", "grad_clip"):
+            _require(name, getattr(self, name), getattr(self, name) >= 0, ">= 0")
+        for name in ("ema_decay", "label_smoothing", "drop_rate", "drop_path_rate"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
+        _require("distill_weight", self.distill_weight, 0 <= self.distill_weight <= 1, "in [0, 1]")
+        _require("opt_eps", self.opt_eps, self.opt_eps is None or self.opt_eps > 0, "> 0 or None")
+        _require("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+        _require("schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        _require("amp_dtype", self.amp_dtype, self.amp_dtype in AMP_DTYPES, "None or 'bfloat16'")
+        _require(
+            "warmup_epochs", self.warmup_epochs, self.warmup_epochs < self.epochs, f"less than epochs ({self.epochs})"
+        )
+
+    def with_batch_size(self, batch_size: int) -> Recipe:
+        """The recipe for another batch size, the learning rate scaled linearly with it."""
+        return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size)
+
+    def model_args(self) -> dict[str, float]:
+        """The part of the recipe that is built into the model, for `build_model` or `timm.create_model`."""
+        return {"drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
+
+
+def _require(name: str, value: object, ok: bool, expected: str) -> None:
+    if not ok:
+        raise ValueError(f"recipe: {name} must be {expected}, got {value!r}")
+
+
+def imagenet_recipe(batch_size: int = 4096) -> Recipe:
+    """The published recipe for ImageNet: 500 epochs of RMSprop-TF, lr 0.256 at batch 4096 and linear in it.
+
+    Source: arXiv 1911.13053, section 4.1, and its released training command (weight decay).
+    """
+    recipe = Recipe(
+        epochs=500,
+        batch_size=4096,
+        lr=0.256,
+        optimizer="rmsproptf",
+        weight_decay=1e-5,
+        opt_eps=1e-3,
+        schedule="step",
+        decay_epochs=2.4,
+        decay_rate=0.97,
+        warmup_epochs=5,
+        ema_decay=0.9998,
+        label_smoothing=0.1,
+        drop_rate=0.2,
+        drop_path_rate=0.2,
+    )
+    return recipe.with_batch_size(batch_size)
+
+
+def digits_recipe(batch_size: int = 64) -> Recipe:
+    """A short recipe for the embedded data set: small models, minutes on a CPU."""
+    recipe = Recipe(
+        epochs=30,
+        batch_size=64,
+        lr=3e-3,
+        weight_decay=0.05,
+        warmup_epochs=2,
+        ema_decay=0.99,
+        label_smoothing=0.1,
+        eval_epochs=5,
+    )
+    return recipe.with_batch_size(batch_size)
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a progress display needs, every LOG_STEPS updates; loss is the mean over the epoch so far."""
+
+    epoch: int
+    step: int  # updates done
+    total_steps: int
+    loss: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch; its accuracy (of the averaged weights, if the recipe averages) is None where none was due."""
+
+    epoch: int
+    loss: float  # mean over the epoch's updates
+    lr: float  # of the last update
+    accuracy: Accuracy | None
+    seconds: float  # since training started, evaluation and earlier parts of an interrupted run included
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The course of training, and the accuracy of the weights the model now holds: the last ones, not the best."""
+
+    history: tuple[EpochRecord, ...]
+    accuracy: Accuracy
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON, the interval spelled out."""
+        low, high = self.accuracy.interval
+        accuracy = {**asdict(self.accuracy), "top1": self.accuracy.top1, "interval_95": [low, high]}
+        return {"accuracy": accuracy, "seconds": self.seconds, "history": [asdict(record) for record in self.history]}
+
+
+TeacherLogits = Callable[[Tensor], Tensor]  # images [N, 3, H, W] -> logits [N, classes]
+
+
+def fit(
+    model: nn.Module,
+    train_loader: Loader,
+    eval_loader: Loader,
+    recipe: Recipe,
+    *,
+    seed: int,
+    teacher_logits: TeacherLogits | None = None,
+    device: str | torch.device = "cpu",
+    on_step: Callable[[StepRecord], None] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    checkpoint: str | Path | None = None,
+) -> FitResult:
+    """Trains the model in place, to the final weights (averaged, if the recipe averages) and evaluation mode.
+
+    Args:
+        model: images [N, 3, H, W] -> logits [N, classes]; moved to `device`, channels_last.
+        train_loader: of `recipe.batch_size` images per batch.
+        eval_loader: of images not trained on. Nothing is selected by it: no early stop, no best epoch.
+        recipe: how to train.
+        seed: of dropout and drop path; the initial weights come with the model, the order of images with the loader.
+        teacher_logits: needed where `recipe.distill_weight` > 0; called without gradients, on `device`.
+        device: where to train.
+        on_step, on_epoch: called between updates, every LOG_STEPS of them, and after every epoch.
+        checkpoint: file that is written after every epoch and on Ctrl-C, and from which a run goes on where it stopped.
+
+    Deterministic on the CPU: the same arguments give the same weights, interrupted or not. The caller's random
+    state is left as it was.
+
+    Raises:
+        ValueError: loader, model or teacher do not fit the recipe; a checkpoint that is damaged or of another run.
+        RuntimeError: a loss that is not finite.
+        KeyboardInterrupt: Ctrl-C, once the update is finished and the checkpoint written; a second one strikes at once.
+
+    Source: distillation is Hinton et al., arXiv 1503.02531.
+    """
+    device = torch.device(device)
+    _check_arguments(model, train_loader, recipe, teacher_logits)
+    training = _Training(model, recipe, seed, len(train_loader), device)
+    if checkpoint is not None and Path(checkpoint).exists():
+        training.load(Path(checkpoint))
+    rng_devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(rng_devices), deferred_interrupt() as interrupted:
+        training.model.train()
+        while training.epoch < recipe.epochs:
+            for batch in train_loader.epoch(training.epoch, training.batch):
+                training.update(batch, teacher_logits)
+                if on_step is not None and training.step % LOG_STEPS == 0:
+                    on_step(training.step_record())
+                if interrupted.is_set():
+                    training.save(checkpoint)
+                    raise KeyboardInterrupt
+            record = training.finish_epoch(eval_loader)
+            training.save(checkpoint)
+            if on_epoch is not None:
+                on_epoch(record)
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+    return training.result()
+
+
+def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, recipe: Recipe) -> Tensor:
+    """(1 - w) cross-entropy with label smoothing + w T^2 KL(teacher || student, both at temperature T); float32.
+
+    Args:
+        logits, teacher: [N, classes]; the teacher's may be None where w = recipe.distill_weight is 0.
+        labels: [N] int64.
+    """
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    if teacher is None:
+        return loss
+    if teacher.shape != logits.shape:
+        raise ValueError(
+            f"fit: teacher_logits must give {tuple(logits.shape)} like the model, got {tuple(teacher.shape)}"
+        )
+    weight, temperature = recipe.distill_weight, recipe.distill_temperature
+    student_log, teacher_log = (F.log_softmax(z.float() / temperature, dim=1) for z in (logits, teacher))
+    # T^2 keeps the size of this gradient, which shrinks as 1 / T^2, beside the labels'
+    divergence = F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
+    return (1 - weight) * loss + weight * temperature**2 * divergence
+
+
+def _check_arguments(model: nn.Module, loader: Loader, recipe: Recipe, teacher_logits: TeacherLogits | None) -> None:
+    if len(loader) == 0:
+        raise ValueError(f"fit: fewer images than one batch of {loader.batch_size}; lower the batch size or add images")
+    if loader.batch_size != recipe.batch_size:
+        raise ValueError(
+            f"fit: the recipe's learning rate is meant for batches of {recipe.batch_size}, the loader gives "
+            f"{loader.batch_size}; use recipe.with_batch_size({loader.batch_size})"
+        )
+    if (teacher_logits is not None) != (recipe.distill_weight > 0):
+        given = "no teacher_logits were" if teacher_logits is None else "teacher_logits were"
+        raise ValueError(f"fit: distill_weight is {recipe.distill_weight} but {given} given; they go together")
+    drop_rate, drop_path = getattr(model, "drop_rate", 0.0), any(isinstance(m, DropPath) for m in model.modules())
+    if (drop_rate, drop_path) != (recipe.drop_rate, recipe.drop_path_rate > 0):
+        raise ValueError(
+            f"fit: the recipe has {recipe.model_args()}, the model drop_rate {drop_rate} and "
+            f"{'a' if drop_path else 'no'} drop path; build it with build_model(arch, **recipe.model_args())"
+        )
+
+
+class _Training:
+    """A run and where it stands."""
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, seed: int, updates_per_epoch: int, device: torch.device
+    ) -> None:
+        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.recipe, self.seed, self.updates_per_epoch, self.device = recipe, seed, updates_per_epoch, device
+        eps = {} if recipe.opt_eps is None else {"eps": recipe.opt_eps}
+        self.optimizer = create_optimizer_v2(
+            self.model,
+            recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            **eps,
+        )
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            recipe.schedule,
+            num_epochs=recipe.epochs,
+            decay_epochs=recipe.decay_epochs,
+            decay_rate=recipe.decay_rate,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=WARMUP_LR,
+            step_on_epochs=False,
+            updates_per_epoch=updates_per_epoch,
+        )
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self.step = self.epoch = self.batch = 0
+        self.history: list[EpochRecord] = []
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.lr = 0.0
+        self.start = time.perf_counter()
+
+    def update(self, batch: Batch, teacher_logits: TeacherLogits | None) -> None:
+        """One optimizer step, in the model's present mode."""
+        # One stream per update, not per run: a run goes on as if never interrupted, with no generator state kept.
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, self.step)).generate_state(1, np.uint64)[0]))
+        images = batch.images.to(self.device, non_blocking=True)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        with torch.no_grad():
+            teacher = None if teacher_logits is None else teacher_logits(images)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp_dtype == "bfloat16"):
+            logits = self.model(images)
+        loss = distillation_loss(logits, labels, teacher, self.recipe)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        self.optimizer.step()
+        self.step, self.batch = self.step + 1, self.batch + 1
+        self.scheduler.step_update(self.step)
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        self.loss_sum += loss.detach()
+        if self.step % LOG_STEPS == 0:
+            self.mean_loss()
+
+    def mean_loss(self) -> float:
+        """Mean over the epoch so far, checked: one step that is not finite stays in it."""
+        loss = float(self.loss_sum) / max(self.batch, 1)
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"fit: the loss became {loss} in epoch {self.epoch}, step {self.step} or up to {LOG_STEPS - 1} before, "
+                f"lr {self.lr:.3g}; try a lower lr, a longer warm-up or grad_clip=1, and check the images' values"
+            )
+        return loss
+
+    def step_record(self) -> StepRecord:
+        total_steps = self.recipe.epochs * self.updates_per_epoch
+        return StepRecord(self.epoch, self.step, total_steps, self.mean_loss(), self.lr)
+
+    def finish_epoch(self, eval_loader: Loader) -> EpochRecord:
+        """Evaluates where it is time to, and moves on to the next epoch."""
+        loss, number, recipe = self.mean_loss(), self.epoch + 1, self.recipe
+        final = self.model if self.ema is None else self.ema.module
+        due = number % recipe.eval_epochs == 0 or number == recipe.epochs
+        accuracy = evaluate(final, eval_loader, self.device) if due else None
+        self.history.append(EpochRecord(self.epoch, loss, self.lr, accuracy, time.perf_counter() - self.start))
+        self.epoch, self.batch = number, 0
+        self.loss_sum.zero_()
+        return self.history[-1]
+
+    def result(self) -> FitResult:
+        """Leaves the final weights in the model."""
+        if self.ema is not None:
+            self.model.load_state_dict(self.ema.module.state_dict())
+        self.model.eval()
+        last = self.history[-1]
+        assert last.accuracy is not None, "the last epoch is always evaluated"
+        return FitResult(tuple(self.history), last.accuracy, last.seconds)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model} if self.ema is None else {"model": self.model, "ema": self.ema.module}
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with this run to be continued by it."""
+        return {**asdict(self.recipe), "seed": self.seed, "updates_per_epoch": self.updates_per_epoch}
+
+    def save(self, path: str | Path | None) -> None:
+        """Writes a checkpoint, atomically; None writes none.
+
+        Raises:
+            RuntimeError: the loss is not finite; such weights never replace good ones.
+        """
+        if path is None:
+            return
+        self.mean_loss()  # raises
+        tensors = _optimizer_tensors(self.model, self.optimizer)
+        for kind, module in self._modules().items():
+            tensors |= {f"{kind}/{name}": t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+        state = {
+            "format": FORMAT,
+            "version": VERSION,
+            "identity": self._identity(),
+            "position": {"step": self.step, "epoch": self.epoch, "batch": self.batch, "lr": self.lr},
+            "loss_sum": float(self.loss_sum),
+            "seconds": time.perf_counter() - self.start,
+            "history": [asdict(record) for record in self.history],
+        }
+        with written_aside(path) as aside:
+            save_file(tensors, aside, metadata={"state": json.dumps(state)})
+
+    def load(self, path: Path) -> None:
+        """Goes on where a checkpoint stopped.
+
+        Raises:
+            ValueError: damaged, of a newer version, of another run.
+        """
+        state, tensors = _read_checkpoint(path)
+        there, here = state["identity"], self._identity()
+        differing = [
+            f"{name} is {there.get(name)!r}, here {here[name]!r}" for name in here if there.get(name) != here[name]
+        ]
+        if differing:
+            raise ValueError(
+                f"{path}: a checkpoint of another run ({'; '.join(differing)}); delete it or give another path"
+            )
+        try:
+            for kind, module in self._modules().items():
+                module.load_state_dict(
+                    {n.removeprefix(f"{kind}/"): t for n, t in tensors.items() if n.startswith(f"{kind}/")}
+                )
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path}: a checkpoint of another model; delete it or give another path: {error}"
+            ) from error
+        _load_optimizer(self.model, self.optimizer, tensors)
+        for name, value in state["position"].items():
+            setattr(self, name, value)
+        self.loss_sum.fill_(state["loss_sum"])
+        self.history = [_epoch_record(record) for record in state["history"]]
+        self.start = time.perf_counter() - state["seconds"]
+        self.scheduler.step_update(self.step)
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {}).get("state", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: a damaged checkpoint ({error}); delete it to start again") from error
+    if state.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: not a checkpoint of a training run; expected format {FORMAT!r}, got {state.get('format')!r}"
+        )
+    if state["version"] > VERSION:
+        newer = f"version {state['version']}, this one reads up to {VERSION}"
+        raise ValueError(f"{path}: written by a newer dna_fast ({newer}); update dna_fast")
+    return state, tensors
+
+
+def _epoch_record(record: dict[str, Any]) -> EpochRecord:
+    accuracy = record["accuracy"]
+    return EpochRecord(**{**record, "accuracy": None if accuracy is None else Accuracy(**accuracy)})
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names = {p: name for name, p in model.named_parameters()}
+    return {
+        f"optimizer/{key}/{names[p]}": value.detach().cpu().contiguous()
+        for p, state in optimizer.state.items()
+        for key, value in state.items()
+        if value is not None
+    }
+
+
+def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, key, parameter_name = name.split("/", 2)
+            p = parameters[parameter_name]
+            # Moments go back to their parameter's device and memory layout; step counters stay on the CPU.
+            optimizer.state[p][key] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value

@@ -1,0 +1,107 @@
+"""The stages of a run as a person follows them: each does its work through `pipeline.Run` and says what it did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dna_fast.architecture import Architecture
+from dna_fast.cost import architecture_cost, random_at_cost
+from dna_fast.display import Display, Update
+from dna_fast.pipeline import Run
+from dna_fast.query import costliest
+
+if TYPE_CHECKING:
+    from dna_fast.retrain import Accuracy, StepRecord
+    from dna_fast.supernet import Supernet
+    from dna_fast.tables import RatingTable
+    from dna_fast.teacher import Teacher
+    from dna_fast.train import Progress
+
+MACS_TOLERANCE = 0.01  # a baseline "of equal macs" is within this share of the winner's
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One retrained network of a comparison."""
+
+    name: str
+    arch: Architecture
+    macs: int
+    params: int
+    accuracy: Accuracy
+    seconds: float
+
+
+def prepare_teacher(run: Run, display: Display) -> Teacher:
+    """Loads or trains the teacher and prints its cuts."""
+    with display.progress("teacher") as update:
+        teacher = run.teacher(_on_step(update))
+    display.say(teacher.plan.table())
+    return teacher
+
+
+def train_supernet(run: Run, teacher: Teacher, display: Display) -> Supernet:
+    """Trains the supernet, showing losses and images per second."""
+    blocks = len(run.space.blocks)
+
+    def report(update: Update) -> Callable[[Progress], None]:
+        def on_progress(p: Progress) -> None:
+            losses = " ".join(f"{loss:.4f}" for loss in p.losses)
+            update(p.position.step, p.total_steps, f"{p.images_per_s:.0f} images/s, losses {losses}")
+
+        return on_progress
+
+    with display.progress("supernet") as update:
+        supernet = run.train(teacher, report(update))
+    display.say(f"supernet of {blocks} blocks trained: {run.directory / 'supernet'}")
+    return supernet
+
+
+def rate_candidates(run: Run, teacher: Teacher, display: Display) -> RatingTable:
+    """Rates every candidate, showing paths per second."""
+    with display.progress("rating") as update:
+        start = time.perf_counter()
+        table = run.rate(teacher, lambda done, total: update(done, total, f"{done / (time.perf_counter() - start):.1f} paths/s"))
+    seconds = time.perf_counter() - start
+    paths = sum(len(block) for block in table.blocks)
+    display.say(f"{paths:,} candidates rated in {seconds:.0f} s: {run.directory / 'ratings.npz'}")
+    return table
+
+
+def baseline_architectures(run: Run, winner: Architecture) -> dict[str, Architecture]:
+    """What the configuration compares the winner with: random architectures of equal macs, and the largest one."""
+    table, config = run.costs(), run.config.retrain
+    macs = architecture_cost(winner)["macs"]
+    found = {}
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((run.config.seed, 1))))
+    for number in range(config.random_baselines):
+        choice = random_at_cost(table, "macs", macs, MACS_TOLERANCE, rng)
+        found[f"random_{number}"] = Architecture.from_space(run.space, choice, f"random_{number}")
+    if config.largest:
+        found["largest"] = Architecture.from_space(run.space, costliest(table, "macs"), "largest")
+    return found
+
+
+def compare(run: Run, winner: Architecture, teacher: Teacher, display: Display, *, with_baselines: bool = True) -> list[Compared]:
+    """Retrains the winner and its baselines by one recipe and prints their accuracies with 95 % intervals."""
+    networks = {"found": winner, **(baseline_architectures(run, winner) if with_baselines else {})}
+    results = []
+    for name, arch in networks.items():
+        with display.progress(f"retraining {name}") as update:
+            fitted = run.retrain(arch, teacher, name, _on_step(update))
+        costs = architecture_cost(arch)
+        results.append(Compared(name, arch, costs["macs"], costs["params"], fitted.accuracy, fitted.seconds))
+    rows: list[tuple[Any, ...]] = [
+        (r.name, f"{r.macs / 1e6:.2f} M", f"{r.params:,}", str(r.accuracy), f"{r.seconds:.0f} s") for r in results
+    ]
+    display.table(("network", "macs", "params", "top-1 [95 % interval]", "trained in"), rows)
+    return results
+
+
+def _on_step(update: Update) -> Callable[[StepRecord], None]:
+    return lambda record: update(record.step, record.total_steps, f"loss {record.loss:.4f}")

@@ -1,0 +1,207 @@
+"""Supernet training: one teacher pass feeds every block and every cell."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dna_fast._loop import Loader, deferred_interrupt
+from dna_fast.checkpoint import Position, find_checkpoint, load_block, save_checkpoint
+from dna_fast.config import TrainConfig
+from dna_fast.supernet import StudentBlock, Supernet, sample_paths
+from dna_fast.teacher import Teacher
+
+LOG_STEPS = 10  # losses stay on the device and are read this often: reading one waits for the device
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display needs; losses are means per block since the last report."""
+
+    position: Position
+    total_steps: int
+    losses: tuple[float, ...]
+    images_per_s: float
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Trainer:
+    """Trains all blocks of a supernet against a teacher.
+
+    Args:
+        supernet, teacher: on the device to train on.
+        config: epochs, learning rates, ...
+        seed: draws the paths.
+        checkpoints: directory for checkpoints; a checkpoint found there is continued. None keeps none.
+        identity: what the run's weights depend on; a checkpoint of another identity is refused.
+
+    Deterministic on the CPU: the same arguments give the same weights, interrupted or not.
+
+    Raises:
+        ValueError: learning rates that do not match the blocks, a foreign or damaged checkpoint.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        teacher: Teacher,
+        config: TrainConfig,
+        *,
+        seed: int,
+        checkpoints: Path | None = None,
+        identity: str = "",
+    ) -> None:
+        self.supernet, self.teacher, self.config, self.seed = supernet, teacher, config, seed
+        self.checkpoints, self.identity = checkpoints, identity
+        self.device = next(supernet.parameters()).device
+        self.base_lrs = _learning_rates(config, len(supernet.blocks))
+        self.optimizers = [_adam(supernet.block(b), lr, config.weight_decay) for b, lr in enumerate(self.base_lrs)]
+        self.position = Position()
+        self.history: list[dict[str, Any]] = []
+        if checkpoints is not None and (found := find_checkpoint(checkpoints, identity)) is not None:
+            for b, optimizer in enumerate(self.optimizers):
+                load_block(found, b, supernet.block(b), optimizer)
+            self.position, self.history = found.position, list(found.history)
+
+    def run(self, loader: Loader, on_progress: OnProgress | None = None) -> list[dict[str, Any]]:
+        """Trains to the end, from wherever training stands.
+
+        Returns:
+            One record per epoch: mean loss per block, seconds, images/s.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the step was finished and a checkpoint written first.
+            RuntimeError: a loss that is not finite; the message names block, epoch and step.
+        """
+        if len(loader) == 0:
+            raise ValueError(
+                f"training: fewer images than one batch of {loader.batch_size}; lower train.batch_size or add images"
+            )
+        self.supernet.train()
+        with deferred_interrupt() as interrupted:
+            while self.position.epoch < self.config.epochs:
+                self._epoch(loader, on_progress, interrupted)
+        return self.history
+
+    def _epoch(self, loader: Loader, on_progress: OnProgress | None, interrupted: threading.Event) -> None:
+        for optimizer, base in zip(self.optimizers, self.base_lrs, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = base * self.config.lr_decay**self.position.epoch
+        meter = _Meter(len(self.supernet.blocks), self.device)
+        total_steps, last_save = self.config.epochs * len(loader), time.monotonic()
+        for batch in loader.epoch(self.position.epoch, self.position.batch):
+            meter.add(self.step(batch.images.to(self.device, non_blocking=True)), len(batch.images))
+            self.position = replace(self.position, batch=self.position.batch + 1, step=self.position.step + 1)
+            if self.position.step % LOG_STEPS == 0:
+                losses, speed = meter.read(self.position)
+                if on_progress is not None:
+                    on_progress(Progress(self.position, total_steps, losses, speed))
+            if interrupted.is_set():
+                self._save()
+                raise KeyboardInterrupt
+            if time.monotonic() - last_save > 60 * self.config.checkpoint_minutes:
+                self._save()
+                last_save = time.monotonic()
+        record = meter.epoch_record(self.position)
+        self.history.append(record)
+        self.position = Position(self.position.epoch + 1, 0, self.position.step)
+        self._save()
+        if on_progress is not None:
+            on_progress(Progress(self.position, total_steps, tuple(record["losses"]), record["images_per_s"]))
+
+    def step(self, images: Tensor) -> Tensor:
+        """One optimizer step of every block on images [N, 3, H, W]; returns the losses [blocks], on the device."""
+        features = self.teacher(images)
+        losses = []
+        for b, optimizer in enumerate(self.optimizers):
+            paths = sample_paths(self.supernet.space, seed=self.seed, step=self.position.step, block=b)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp_dtype == "bfloat16"):
+                outputs = self.supernet.block(b)(images if b == 0 else features[b - 1], paths)
+                cell_losses = torch.stack([F.mse_loss(out.float(), features[b].float()) for out in outputs])
+            # The cells of block 0 share a stem that follows their mean; elsewhere cells share nothing, so a sum trains each alone.
+            loss = cell_losses.mean() if b == 0 else cell_losses.sum()
+            # Gradients are dropped, not zeroed: Adam leaves a parameter without gradient entirely alone.
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(cell_losses.detach().mean())
+        return torch.stack(losses)
+
+    def _save(self) -> None:
+        if self.checkpoints is not None:
+            blocks = [self.supernet.block(b) for b in range(len(self.supernet.blocks))]
+            save_checkpoint(self.checkpoints, blocks, self.optimizers, self.position, self.history, self.identity)
+
+
+class _Meter:
+    """Means of the losses since the last reading and over the epoch, and the images per second."""
+
+    def __init__(self, blocks: int, device: torch.device) -> None:
+        self.recent, self.total = (
+            torch.zeros(blocks, device=device),
+            torch.zeros(blocks, dtype=torch.float64, device=device),
+        )
+        self.recent_steps = self.steps = self.recent_images = self.images = 0
+        self.start = self.recent_start = time.perf_counter()
+
+    def add(self, losses: Tensor, images: int) -> None:
+        self.recent += losses
+        self.total += losses
+        self.recent_steps, self.steps = self.recent_steps + 1, self.steps + 1
+        self.recent_images, self.images = self.recent_images + images, self.images + images
+
+    def read(self, position: Position) -> tuple[tuple[float, ...], float]:
+        losses = tuple((self.recent / self.recent_steps).tolist())
+        _check_finite(losses, position)
+        speed = self.recent_images / (time.perf_counter() - self.recent_start)
+        self.recent.zero_()
+        self.recent_steps = self.recent_images = 0
+        self.recent_start = time.perf_counter()
+        return losses, speed
+
+    def epoch_record(self, position: Position) -> dict[str, Any]:
+        losses = (self.total / max(self.steps, 1)).tolist()
+        _check_finite(losses, position)
+        seconds = time.perf_counter() - self.start
+        return {
+            "epoch": position.epoch,
+            "losses": losses,
+            "seconds": seconds,
+            "images_per_s": self.images / seconds,
+            "steps": self.steps,
+        }
+
+
+def _check_finite(losses: Sequence[float], position: Position) -> None:
+    for block, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"training: the loss of block {block} became {loss} before step {position.step} (epoch {position.epoch}); "
+                "lower train.learning_rates, and check the teacher's features and the images' normalisation"
+            )
+
+
+def _learning_rates(config: TrainConfig, blocks: int) -> list[float]:
+    rates = config.learning_rates * blocks if len(config.learning_rates) == 1 else config.learning_rates
+    if len(rates) != blocks:
+        raise ValueError(f"train.learning_rates: expected one or {blocks} (one per block), got {len(rates)}")
+    return [rate * config.batch_size / config.reference_batch for rate in rates]
+
+
+def _adam(block: StudentBlock, lr: float, weight_decay: float) -> torch.optim.Adam:
+    """Adam with coupled L2, as released; none on biases and batch norm (every parameter of fewer than two dimensions)."""
+    decayed = [p for p in block.parameters() if p.dim() > 1]
+    others = [p for p in block.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.Adam(groups, lr=lr, fused=True)

@@ -1,0 +1,75 @@
+"""Builds the compiled modules: one cmake configure and one ninja run. Metadata is in pyproject.toml.
+
+Works for ``pip install .``, ``pip install -e . --no-build-isolation`` and ``python setup.py build_ext --inplace``.
+``MAX_JOBS`` limits the parallel compilers; ``CI`` turns warnings into errors. CMakeLists.txt owns sources and flags.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "dna_fast"
+# Every module that CMakeLists.txt puts into DNA_FAST_OUTPUT_DIR.
+MODULES = ("_solver",)
+
+
+def find_tool(name: str) -> str:
+    """The path of cmake or ninja: beside this interpreter first, as build isolation puts it there, then on PATH."""
+    path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if path is None:
+        raise RuntimeError(f"building {PACKAGE} needs {name}, which was not found; run: pip install {name}")
+    return path
+
+
+class CMakeBuild(build_ext):
+    """Hands the whole build to CMake, whatever the number of modules."""
+
+    def run(self) -> None:
+        """Configures and builds once into the folder where setuptools expects the first module."""
+        output = Path(self.get_ext_fullpath(self.extensions[0].name)).resolve().parent
+        # Below build_temp, so that an isolated build and a build in place do not share a cache.
+        build = (ROOT / self.build_temp / "cmake").resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        ninja = find_tool("ninja")
+        options = {
+            "CMAKE_MAKE_PROGRAM": ninja,
+            "CMAKE_BUILD_TYPE": "Release",
+            "DNA_FAST_OUTPUT_DIR": str(output),
+            "DNA_FAST_WERROR": "ON" if os.environ.get("CI") else "OFF",
+            "Python_EXECUTABLE": sys.executable,
+        }
+        definitions = [f"-D{key}={value}" for key, value in options.items()]
+        subprocess.run([find_tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *definitions], check=True)
+        subprocess.run([ninja, "-C", str(build), *self.job_options()], check=True)
+        self.check_outputs()
+
+    def job_options(self) -> list[str]:
+        """``-j MAX_JOBS`` if it is set; ninja chooses well otherwise."""
+        jobs = os.environ.get("MAX_JOBS", "")
+        if not jobs:
+            return []
+        if not jobs.isdigit() or int(jobs) < 1:
+            raise ValueError(f"MAX_JOBS must be a positive whole number, got {jobs!r}; unset it or set it to e.g. 2")
+        return ["-j", jobs]
+
+    def check_outputs(self) -> None:
+        """A module with another file name than setuptools expects would be left out of the wheel silently."""
+        for extension in self.extensions:
+            path = Path(self.get_ext_fullpath(extension.name))
+            if not path.exists():
+                raise RuntimeError(f"the build finished without {path}; compare MODULES in setup.py with CMakeLists.txt")
+
+
+# An Extension without sources: it only tells setuptools that the wheel is tied to a platform and what it holds.
+setup(
+    ext_modules=[Extension(f"{PACKAGE}.{module}", sources=[]) for module in MODULES],
+    cmdclass={"build_ext": CMakeBuild},
+)

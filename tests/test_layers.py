@@ -1,0 +1,331 @@
+"""Who may use whom: the arrows of docs/architecture.md as tables. A file without a row fails."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "dna_fast"
+CSRC = ROOT / "csrc"
+
+# ---- Python ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a module may import: dna_fast's modules by their name inside it, other packages by their first name.
+
+    `name.*` stands for a package and all in it. The standard library is free to all, but for what RESTRICTED lists.
+    """
+
+    always: frozenset[str]
+    lazily: frozenset[str]  # inside a function or under TYPE_CHECKING only
+
+
+def row(always: str = "", lazily: str = "") -> Row:
+    return Row(frozenset(always.split()), frozenset(lazily.split()))
+
+
+RESTRICTED = {"argparse", "optparse"}  # arguments are parsed in one room
+
+EVERY_STAGE = (
+    "architecture config cost data.* export ops.* profile rate report retrain search space study supernet tables "
+    "teacher train"
+)
+
+TABLE: Mapping[str, Row] = {
+    # The package itself: public names on first use.
+    "__init__": row("", "architecture cost search space tables"),
+    "__main__": row("cli"),
+    # Leaves.
+    "_files": row(),
+    "_loop": row("", "torch"),
+    # Searching: no torch, no DALI, nothing compiled but the solver.
+    "space": row("numpy"),
+    "tables": row("_files space numpy", "pandas"),
+    "architecture": row("_files space numpy"),
+    "cost": row("space tables architecture numpy"),
+    "search": row("tables architecture space _solver numpy", "_solver"),
+    # Configuration.
+    "config_schema": row(),
+    "config_yaml": row("", "yaml"),
+    "config": row("_files config_schema config_yaml space"),
+    # Training and rating. Loaders are arguments: neither imports data.
+    "supernet": row("space ops.* numpy torch"),
+    "teacher_cuts": row("torch"),
+    "teacher": row("teacher_cuts ops.* torch", "safetensors timm"),
+    "checkpoint": row("_files safetensors torch numpy"),
+    "parallel": row("torch"),
+    "train": row("_loop checkpoint config ops.* parallel space supernet teacher numpy torch"),
+    "rate": row("_files _loop ops.* space supernet tables teacher numpy torch"),
+    # After the search.
+    "export": row("_files architecture ops.* space supernet teacher numpy safetensors timm torch"),
+    "retrain": row("_files _loop architecture ops.* supernet teacher numpy safetensors timm torch", "scipy"),
+    "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
+    "report": row("_files architecture search space tables numpy", "matplotlib"),
+    "about": row("__init__", "_C _solver nvidia numpy timm torch"),
+    "study": row("_files architecture search space tables numpy", "scipy"),
+    # Data: knows no other room.
+    "data": row("", "data.*"),
+    "data.dali": row("data.* numpy nvidia torch"),
+    "data.digits": row("data.* numpy", "PIL sklearn"),
+    "data.errors": row(),
+    "data.index": row("data.* numpy", "PIL"),
+    "data.keyed": row("numpy"),
+    "data.loader": row("", "torch"),
+    "data.order": row("data.* numpy"),
+    "data.pixels": row("data.* numpy torch"),
+    "data.probe": row("data.* numpy", "PIL nvidia torch"),
+    "data.splits": row("data.* numpy"),
+    "data.transforms": row(),
+    "data.windows": row("data.* numpy"),
+    # Ops: each stands alone on the one library; the reference is for reading and tests.
+    "ops": row("ops.*"),
+    "ops._library": row("_C torch"),
+    "ops.mbconv": row("ops._library torch"),
+    "ops.feature_mse": row("ops._library torch"),
+    "ops.reference": row("torch"),
+    # A run: every stage on first use, one subcommand one stage.
+    "pipeline": row("_files config space numpy", f"{EVERY_STAGE} checkpoint safetensors timm torch"),
+    "query": row("_files architecture config cost search space tables numpy", "display pipeline"),
+    "display": row("rich"),
+    "stages": row("architecture config cost display pipeline query numpy", EVERY_STAGE),
+    "demo": row("architecture cost display pipeline query report stages numpy", EVERY_STAGE),
+    "cli": row("typer", f"{EVERY_STAGE} about demo display pipeline query stages"),
+}
+
+# Where torch must not come from, by whatever way.
+WITHOUT_TORCH = ("space", "tables", "architecture", "cost", "search", "config")
+
+
+def module_name(path: Path, package: Path = PACKAGE) -> str:
+    """File -> name inside the package; a package's `__init__.py` goes by the package's name."""
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(source: str, module: str, is_package: bool = False) -> Iterator[tuple[str, bool, int]]:
+    """(what, whether lazily, line) of every import in a source; dna_fast's own without their prefix."""
+
+    def inside(full: str) -> str:
+        return full.removeprefix("dna_fast.") if full != "dna_fast" else "__init__"
+
+    def names(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield inside(alias.name) if alias.name.split(".")[0] == "dna_fast" else alias.name.split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = f"dna_fast.{module}".split(".") + (["x"] if is_package else [])
+                base = ".".join([*parents[: -node.level], *([node.module] if node.module else [])])
+            if base.split(".")[0] != "dna_fast":
+                yield base.split(".")[0]
+                return
+            for alias in node.names:  # `from dna_fast import search` names a module, `... import solve` something in it
+                full = inside(f"{base}.{alias.name}")
+                yield full if full in TABLE or full in ("_C", "_solver") else inside(base)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                name = node.args[0].value
+                yield inside(name) if name.split(".")[0] == "dna_fast" else name.split(".")[0]
+
+    def walk(node: ast.AST, lazily: bool) -> Iterator[tuple[str, bool, int]]:
+        for name in names(node):
+            yield name, lazily, getattr(node, "lineno", 0)
+        for part, value in ast.iter_fields(node):
+            typing_only = isinstance(node, ast.If) and part == "body" and "TYPE_CHECKING" in ast.dump(node.test)
+            in_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and part == "body"
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from walk(child, lazily or typing_only or in_function)
+
+    yield from walk(ast.parse(source), False)
+
+
+def allows(names: frozenset[str], wanted: str) -> bool:
+    first = wanted.split(".")[0]
+    return wanted in names or f"{first}.*" in names
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """What a source imports against its row, in words."""
+    found, rules = [], TABLE[module]
+    for name, lazily, line in imports(source, module, is_package):
+        if name == "__future__" or (name in sys.stdlib_module_names and name not in RESTRICTED and name not in MODULES):
+            continue
+        if allows(rules.always, name) or (lazily and allows(rules.lazily, name)):
+            continue
+        only = " at the top, only inside a function" if allows(rules.lazily, name) else ""
+        found.append(f"{module}, line {line}: must not import {name}{only}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_keeps_to_its_arrows(module: str) -> None:
+    assert module in TABLE, f"dna_fast/{module} has no row: add it here and to docs/architecture.md, with its arrows"
+    path = MODULES[module]
+    assert violations(path.read_text(encoding="utf-8"), module, path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        ("search", "import torch", "line 1: must not import torch"),
+        ("search", "def f():\n    from torch import nn", "line 2: must not import torch"),
+        ("search", "from dna_fast.rate import rate", "must not import rate"),
+        ("search", "from . import rate", "must not import rate"),
+        ("tables", "import pandas", "must not import pandas at the top, only inside a function"),
+        ("rate", "import argparse", "must not import argparse"),
+        ("rate", "from nvidia import dali", "must not import nvidia"),
+        ("data.digits", "from dna_fast.space import preset", "must not import space"),
+        ("data.digits", "from ..space import preset", "must not import space"),
+        ("data.index", "import importlib\nimportlib.import_module('nvidia.dali')", "line 2: must not import nvidia"),
+        ("space", "try:\n    import dna_fast\nexcept ImportError: pass", "line 2: must not import __init__"),
+        ("ops.mbconv", "from dna_fast.ops import reference", "must not import ops.reference"),
+        ("retrain", "from dna_fast.cli import main", "must not import cli"),
+    ],
+)
+def test_planted_import_is_caught(module: str, source: str, expected: str) -> None:
+    (found,) = violations(source, module)
+    assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("tables", "def f():\n    import pandas"),
+        ("tables", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas"),
+        ("search", "import json, numpy as np\nfrom dna_fast import _solver, tables"),
+        ("data.index", "from .keyed import keys"),
+    ],
+)
+def test_permitted_import_passes(module: str, source: str) -> None:
+    assert violations(source, module) == []
+
+
+@pytest.mark.parametrize("start", WITHOUT_TORCH)
+def test_no_way_leads_to_torch(start: str) -> None:
+    reached, waiting = set(), [start]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += [*TABLE[name].always, *TABLE[name].lazily] if name in TABLE else []
+    assert reached.isdisjoint({"torch", "timm", "nvidia", "_C"})
+
+
+def test_arrows_have_no_circle() -> None:
+    assert_no_circle({name: rules.always for name, rules in TABLE.items() if "." not in name})
+
+
+def assert_no_circle(arrows: Mapping[str, frozenset[str]]) -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"circle: {' -> '.join([*path, name])}"
+        if name not in done:
+            for other in arrows.get(name, frozenset()):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in arrows:
+        visit(name, ())
+
+
+# ---- C++ -------------------------------------------------------------------------------------------------------------
+
+# Part -> the parts whose headers its .h and .cpp may include, besides its own.
+SOLVER = {
+    part: frozenset(parts.split())
+    for part, parts in {
+        "limit": "",
+        "ordered": "",
+        "chunks": "",
+        "problem": "",
+        "solution": "",
+        "chain": "problem",
+        "dominance": "chain chunks ordered problem",
+        "bound": "chain limit problem",
+        "forward": "bound chain dominance limit ordered",
+        "near_ties": "chunks dominance ordered",
+        "exact": "bound chain forward limit ordered solution",
+        "front": "bound chain dominance limit near_ties ordered problem solution",
+        "beam": "bound chain dominance limit ordered problem solution",
+        "ties": "bound chain dominance exact forward limit ordered solution",
+        "infeasible": "chain dominance exact limit problem solution",
+        "solve": "beam chain dominance exact infeasible limit problem solution ties",
+        "bindings": "beam exact front limit problem solution solve",
+    }.items()
+}
+FRAMEWORKS = ("torch/", "ATen/", "c10/", "pybind11/", "Python.h")
+CUDA = ("cuda", "cub/", "thrust/", "cutlass/")
+CLOCK = ("chrono", "ctime", "time.h", "sys/time.h")
+
+
+def includes(source: str) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', source, re.MULTILINE)
+
+
+def include_violations(source: str, path: str) -> list[str]:
+    """What a C++ or CUDA source includes against the rules, in words; `path` is relative to csrc."""
+    folder, name, found = Path(path).parent, Path(path).name, []
+    if folder == Path("solver"):
+        part = Path(name).stem
+        if part not in SOLVER:
+            return [f"csrc/{path} has no row: add it here and to docs/architecture.md, with its arrows"]
+        forbidden = CUDA if part == "bindings" else FRAMEWORKS + CUDA + (() if part == "limit" else CLOCK)
+        for header in includes(source):
+            other = Path(header).stem
+            if other in SOLVER and header.endswith(".h") and other != part and other not in SOLVER[part]:
+                found.append(f"csrc/{path} must not include {header}")
+            if header.startswith(forbidden):
+                found.append(f"csrc/{path} must not include {header}")
+    device = name.endswith((".cu", "_cuda.cuh", "_cpu.cpp"))
+    if folder.parts[:1] == ("ops",):
+        for header in includes(source):
+            other_op = re.match(r"(?:ops/|\.\./)(\w+)/", header)
+            if (device and header.startswith(FRAMEWORKS)) or (other_op and other_op[1] not in (folder.name, "common")):
+                found.append(f"csrc/{path} must not include {header}")
+    return found
+
+
+SOURCES = sorted(str(p.relative_to(CSRC)) for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_source_keeps_to_its_arrows(path: str) -> None:
+    assert include_violations((CSRC / path).read_text(encoding="utf-8"), path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("solver/problem.h", '#include "chain.h"'),
+        ("solver/dominance.cpp", '#include "exact.h"'),
+        ("solver/exact.cpp", "#include <torch/torch.h>"),
+        ("solver/front.cpp", "#  include <Python.h>"),
+        ("solver/bound.cpp", "#include <chrono>"),
+        ("solver/bindings.cpp", "#include <cuda_runtime.h>"),
+        ("solver/annealing.cpp", ""),
+        ("ops/mbconv/mbconv_cpu.cpp", "#include <ATen/ATen.h>"),
+        ("ops/mbconv/mbconv_cuda.cuh", '#include "ops/feature_mse/feature_mse.h"'),
+    ],
+)
+def test_planted_include_is_caught(path: str, line: str) -> None:
+    assert len(include_violations(f"#include <vector>\n{line}\n", path)) == 1
+
+
+def test_solver_parts_have_no_circle() -> None:
+    assert_no_circle(SOLVER)

@@ -1,0 +1,163 @@
+"""The trie against one path at a time, calibration against its definition, ratings against theirs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dna_fast.rate import RatingStore, calibrate, rate
+from dna_fast.tables import METRICS, RatingTable
+from tests.toy import SPACE, ToyBatch, ToyLoader, toy_supernet, toy_teacher
+
+
+def _calibration() -> ToyLoader:
+    return ToyLoader([8, 8, 5], seed=1)  # a last partial batch takes part
+
+
+def _rated() -> ToyLoader:
+    return ToyLoader([8, 8, 8, 3], seed=2)  # a last partial batch is dropped
+
+
+def _rate(boundary: str, mode: str, **kwargs: object) -> RatingTable:
+    return rate(toy_supernet(boundary), toy_teacher(), _calibration(), _rated(), mode=mode, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("boundary", ["adapter", "wide"])
+def test_trie_equals_per_path(boundary: str) -> None:
+    trie, per_path = _rate(boundary, "trie"), _rate(boundary, "per_path")
+    for b in range(len(SPACE.blocks)):
+        for name in trie.blocks[b].dtype.names:
+            np.testing.assert_allclose(
+                trie.blocks[b][name], per_path.blocks[b][name], rtol=1e-5 if "_se" not in name else 1e-3
+            )
+    assert trie.metadata["mode"] == "trie"
+    assert trie.metadata["rated_images"] == 24
+    assert trie.metadata["calibration_images"] == 21
+
+
+@pytest.mark.parametrize("boundary", ["adapter", "wide"])
+def test_ratings_by_hand(boundary: str) -> None:
+    """One candidate of each cell: every batch norm takes the statistics of whatever reaches it, then ratings by formula."""
+    table = _rate(boundary, "trie")
+    supernet, teacher = toy_supernet(boundary).eval(), toy_teacher()
+    calibration = torch.cat([batch.images for batch in _calibration().epoch(0)])
+    rated = [batch.images for batch in _rated().epoch(0)][:3]
+    for b, cell, path in [(0, 0, (2,)), (0, 1, (1, 0, 2)), (1, 0, (0, 2, 1)), (1, 1, (2, 2))]:
+        block = supernet.block(b)
+        hooks = [
+            norm.register_forward_pre_hook(_take_statistics)
+            for norm in block.modules()
+            if isinstance(norm, torch.nn.BatchNorm2d)
+        ]
+        with torch.no_grad():
+            block.cell(cell)(block.stem(calibration if b == 0 else teacher(calibration)[0]), path)
+            for hook in hooks:
+                hook.remove()
+            per_batch = {name: [] for name in METRICS}
+            for images in rated:
+                target = teacher(images)[b]
+                d = block.cell(cell)(block.stem(images if b == 0 else teacher(images)[0]), path) - target
+                per_batch["mse"].append(d.square().mean().item())
+                per_batch["relative_mse"].append((d.square().mean() / target.var()).item())
+                per_batch["relative_l1"].append((d.abs().mean() / target.std()).item())
+                per_batch["mean_relative_l1"].append((d.abs().mean() / target.abs().mean()).item())
+        record = table.blocks[b][SPACE.candidate_index(b, cell, path)]
+        for name in METRICS:
+            np.testing.assert_allclose(record[name], np.mean(per_batch[name]), rtol=1e-4)
+            np.testing.assert_allclose(record[f"{name}_se"], np.std(per_batch[name], ddof=1) / np.sqrt(3), rtol=1e-3)
+
+
+def test_calibration_writes_the_statistics_of_the_whole_set() -> None:
+    layer = toy_supernet().block(1).cell(0).operator(0, 0).eval()
+    batches = [torch.randn(n, 6, 4, 4, generator=torch.Generator().manual_seed(n)) * 3 + 1 for n in (5, 8, 2)]
+    with torch.no_grad():
+        calibrate(layer, batches)
+        values = torch.cat([layer.conv_pw(x) for x in batches]).double()
+    torch.testing.assert_close(layer.bn1.running_mean.double(), values.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        layer.bn1.running_var.double(), values.var((0, 2, 3), correction=1), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_ratings_do_not_depend_on_the_calibration_batches() -> None:
+    whole = rate(toy_supernet(), toy_teacher(), ToyLoader([16], seed=3), _rated())
+    split = rate(toy_supernet(), toy_teacher(), _Halves([16], seed=3), _rated())
+    for b in range(2):
+        np.testing.assert_allclose(whole.blocks[b]["mse"], split.blocks[b]["mse"], rtol=1e-5)
+
+
+def test_one_batch_has_no_standard_error() -> None:
+    table = rate(toy_supernet(), toy_teacher(), _calibration(), ToyLoader([8], seed=2))
+    assert np.isnan(table.blocks[0]["relative_l1_se"]).all()
+    assert np.isfinite(table.blocks[0]["relative_l1"]).all()
+
+
+def test_an_interrupted_rating_goes_on_with_the_next_cell(tmp_path: Path) -> None:
+    expected = _rate("adapter", "trie")
+    seen: list[int] = []
+
+    def stop(done: int, _: int) -> None:
+        seen.append(done)
+        if done == 40:  # inside the third cell
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _rate("adapter", "trie", store=RatingStore(tmp_path, "a"), on_progress=stop)
+    seen.clear()
+    resumed = _rate("adapter", "trie", store=RatingStore(tmp_path, "a"), on_progress=lambda done, _: seen.append(done))
+    assert seen[:2] == [3, 30]  # two finished cells were taken from the store
+    assert all(np.array_equal(expected.blocks[b], resumed.blocks[b]) for b in range(2))
+
+
+def test_a_store_of_another_identity_is_discarded(tmp_path: Path) -> None:
+    RatingStore(tmp_path, "a").save(0, 0, np.zeros((3, 3, 4)))
+    assert RatingStore(tmp_path, "a").load(0, 0) is not None
+    assert RatingStore(tmp_path, "b").load(0, 0) is None
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="mode must be one of trie, per_path, got 'fast'"):
+        _rate("adapter", "fast")
+    with pytest.raises(ValueError, match="metric must be one of"):
+        _rate("adapter", "trie", metric="l7")
+    with pytest.raises(ValueError, match="no batch of 8 images"):
+        rate(toy_supernet(), toy_teacher(), _calibration(), _Short())
+
+
+def _take_statistics(norm: torch.nn.BatchNorm2d, args: tuple[torch.Tensor]) -> None:
+    x = args[0].double()
+    norm.running_mean.copy_(x.mean((0, 2, 3)))
+    norm.running_var.copy_(x.var((0, 2, 3), correction=1))
+
+
+class _Halves(ToyLoader):
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[ToyBatch]:
+        for batch in super().epoch(epoch, start_batch):
+            yield from (ToyBatch(part) for part in batch.images.chunk(2))
+
+
+class _Short(ToyLoader):
+    """Its only batch is a partial one."""
+
+    def __init__(self) -> None:
+        super().__init__([3])
+        self.batch_size = 8
+
+
+def test_a_constant_teacher_is_named() -> None:
+    teacher = toy_teacher()
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p.zero_()
+    with pytest.raises(ValueError, match="behind block 0 is constant"):
+        rate(toy_supernet(), teacher, _calibration(), _rated())
+
+
+def test_a_diverged_supernet_is_named() -> None:
+    supernet = toy_supernet()
+    with torch.no_grad():
+        supernet.block(1).cell(1).operator(1, 2).conv_pwl.weight.fill_(float("inf"))
+    with pytest.raises(ValueError, match=r"candidate 29 of block 1 has a rating that is not finite"):
+        rate(supernet, toy_teacher(), _calibration(), _rated())
