@@ -65,7 +65,7 @@ class CMakeBuild(build_ext):
         for extension in self.extensions:
             path = Path(self.get_ext_fullpath(extension.name))
             if not path.exists():
-                raise RuntimeError(f"the build finished without {path}; compare MODULES in setup.py with CMakeLists.txt")
+                raise RuntimeError(f"the build made no {path}; compare MODULES in setup.py with CMakeLists.txt")
 
 
 # An Extension without sources: it only tells setuptools that the wheel is tied to a platform and what it holds.

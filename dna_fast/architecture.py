@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,14 @@ class Architecture:
 
         Raises:
             ValueError: not one valid candidate per block.
+            TypeError: an index that is no integer.
         """
         if len(choice) != len(space.blocks):
             raise ValueError(f"an architecture has one candidate per block, {len(space.blocks)}, got {list(choice)}")
-        candidates = tuple(int(index) for index in choice)
+        candidates = tuple(index(i) for i in choice)
         width, blocks = space.frame.stem_width, []
-        for b, index in enumerate(candidates):
-            cell, path = space.candidate(b, index)
+        for b, candidate in enumerate(candidates):
+            cell, path = space.candidate(b, candidate)
             layers = space.layers(b, cell, width)
             blocks.append(tuple(space.mbconv(layer, operator) for layer, operator in zip(layers, path, strict=True)))
             width = layers[-1].out_channels
@@ -184,6 +185,9 @@ class Architecture:
 
 # ---- timm's strings -------------------------------------------------------------------------------------------------
 
+# How near a printed ratio must come to a whole number of channels: far from where any way of rounding goes elsewhere.
+_CLOSE = 0.01
+
 
 def _decimals(value: float) -> Iterator[str]:
     """Decimal notations of a value, shortest first; the last has every digit of the float."""
@@ -206,48 +210,46 @@ def _rounded_se(mid: int, se_ratio: float, expansion: float) -> int:
 
 
 def _se_decimal(se: int, mid: int, expansion: float, usual: float) -> str:
-    """Decimal from which timm computes `se` channels: the frame's own ratio where it does, else the shortest."""
-    decimals = itertools.chain((repr(usual),), _decimals(se * expansion / mid))
-    return next(text for text in decimals if "e" not in text and _rounded_se(mid, float(text), expansion) == se)
+    """Decimal from which timm computes `se` channels: the frame's own ratio if it gives them, else their actual share."""
+    if "e" not in repr(usual) and _rounded_se(mid, usual, expansion) == se:
+        return repr(usual)
+    return next(x for x in _decimals(se * expansion / mid) if abs(mid * (float(x) / expansion) - se) < _CLOSE)
 
 
 def _layer_string(spec: MBConvSpec, se_ratio: float) -> str:
     mid, cin = spec.mid_channels, spec.in_channels
-    divisor = 8 if mid % 8 == 0 else 1
-    expand = next(e for e in _decimals(mid / cin) if {_rounded_mid(cin * float(e), d) for d in (1, divisor)} == {mid})
+    expand = next(e for e in _decimals(mid / cin) if abs(cin * float(e) - mid) < _CLOSE)
     text = f"ir_r1_k{spec.kernel}_s{spec.stride}_e{expand}_c{spec.out_channels}"
     return f"{text}_se{_se_decimal(spec.se_channels, mid, float(expand), se_ratio)}" if spec.se_channels else text
 
 
 def _options(text: str, kind: str, required: str) -> dict[str, str]:
     """The numbers of a string such as ir_r1_k3_s2_e6_c24_se0.25 by letter; se is the only one that may be missing."""
+    where = f"timm string {text!r}"
     if not isinstance(text, str) or text.split("_")[0] != kind:
-        raise ValueError(
-            f"timm string {text!r}: expected a layer of type {kind!r} here, the stem being ds and the rest ir"
-        )
+        raise ValueError(f"{where}: expected a layer of type {kind!r} here, the stem being ds and the rest ir")
     options: dict[str, str] = {}
     for option in text.split("_")[1:]:
         match = re.fullmatch(r"(se|e)(\d+\.?\d*)|([rksc])([1-9]\d*)", option)
         key, value = (match[1] or match[3], match[2] or match[4]) if match else ("", "")
         if key not in (*required, "se") or key in options:
             raise ValueError(
-                f"timm string {text!r}: cannot read option {option!r}; expected {', '.join(required)}, each once, se "
-                "at most once, and nothing that changes activation, skip or convolutions"
+                f"{where}: cannot read option {option!r}; expected {', '.join(required)}, each once, se at most once, "
+                "and nothing that changes activation, skip or convolutions"
             )
         options[key] = value
     if missing := [key for key in required if key not in options]:
-        raise ValueError(
-            f"timm string {text!r}: expected {', '.join(required)}, each once, got no {', '.join(missing)}"
-        )
+        raise ValueError(f"{where}: expected {', '.join(required)}, each once, got no {', '.join(missing)}")
     return options
 
 
 def _check_stem(stage: Sequence[str], frame: Frame) -> None:
-    if len(stage) != 1:
+    if len(stage) != 1 or not isinstance(stage[0], str):
         raise ValueError(f"timm arch_def: the first stage must be one ds string, got {list(stage)}")
-    options = _options(stage[0], "ds", "rksc")
+    # timm's own strings give the layer an expansion of 1, which means nothing there
+    options = _options(stage[0].replace("_e1_", "_"), "ds", "rksc")
     se = _rounded_se(frame.stem_channels, float(options.get("se", 0)), 1.0)
-    got = tuple(int(options[key]) for key in "rksc") + (se,)
+    got = (*(int(options[key]) for key in "rksc"), se)
     expected = (1, 3, 1, frame.stem_width, frame.stem_se_channels)
     if got != expected:
         raise ValueError(
@@ -256,25 +258,25 @@ def _check_stem(stage: Sequence[str], frame: Frame) -> None:
         )
 
 
-def _read_layers(text: str, in_channels: int, first_in_stage: bool, mid_divisor: int) -> Iterator[MBConvSpec]:
+def _read_layers(text: str, in_channels: int, first_in_stage: bool, mid_divisor: int) -> list[MBConvSpec]:
     """The layers of one string: timm gives only the first of its repeats the stride."""
     options = _options(text, "ir", "rksec")
+    kernel, stride, out_channels = (int(options[key]) for key in "ksc")
     expansion, se_ratio = float(options["e"]), float(options.get("se", 0))
     if not expansion:
         raise ValueError(f"timm string {text!r}: the expansion e must be > 0")
-    if options["s"] != "1" and not first_in_stage:
+    if stride != 1 and not first_in_stage:
         raise ValueError(f"timm string {text!r}: a stride inside a stage, which timm ignores; begin a stage there")
-    for repeat in range(int(options["r"])):
+    layers = []
+    for _ in range(int(options["r"])):
         mid = _rounded_mid(in_channels * expansion, mid_divisor)
-        yield MBConvSpec(
-            in_channels=in_channels,
-            mid_channels=mid,
-            out_channels=int(options["c"]),
-            kernel=int(options["k"]),
-            stride=int(options["s"]) if repeat == 0 else 1,
-            se_channels=_rounded_se(mid, se_ratio, expansion),
-        )
-        in_channels = int(options["c"])
+        se = _rounded_se(mid, se_ratio, expansion)
+        try:
+            layers.append(MBConvSpec(in_channels, mid, out_channels, kernel, stride, se))
+        except ValueError as error:
+            raise ValueError(f"timm string {text!r}: {error}") from error
+        in_channels, stride = out_channels, 1
+    return layers
 
 
 # ---- the zoo --------------------------------------------------------------------------------------------------------
@@ -345,7 +347,7 @@ def uniform_choice(space: SearchSpace, cells: Sequence[int], operator: int) -> t
         ValueError: not one valid cell per block, an unknown operator.
     """
     if len(cells) != len(space.blocks):
-        raise ValueError(f"expected one cell per block, {len(space.blocks)}, got {len(cells)}: {list(cells)}")
+        raise ValueError(f"expected one cell per block, {len(space.blocks)}, got {list(cells)}")
     candidates = []
     for b, cell in enumerate(cells):
         offered = space.blocks[b].cells

@@ -124,7 +124,7 @@ def _weights(block: nn.Module) -> dict[str, Tensor]:
 
 
 def _optimizer_tensors(block: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = {p: name for name, p in block.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in block.named_parameters()}
     return {
         f"optimizer.{key}.{names[p]}": value.detach().contiguous()
         for p, state in optimizer.state.items()

@@ -27,13 +27,14 @@ app = typer.Typer(
     "reproduce each of them, every candidate is rated, and the best architecture under your budgets is found exactly.\n\n"
     "Usual order: [bold]train[/bold] CONFIG --out RUN, [bold]rate[/bold] RUN, [bold]search[/bold] RUN --max macs=460M, "
     "[bold]retrain[/bold] RUN. Try [bold]demo[/bold] first: it does all of it in minutes on a CPU.\n\n"
-    "Exit codes: 0 done; 1 no architecture meets the budgets, or a limit was reached first; 2 wrong input or a failure; 130 interrupted (state is saved).",
+    "Exit codes: 0 done; 1 no architecture meets the budgets, or a limit was reached first; 2 wrong input or a failure; "
+    "130 interrupted (state is saved).",
 )
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the configuration, e.g. train.epochs=3. Repeatable.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the configuration (train.epochs=3). Repeatable.")
 ]
 
 

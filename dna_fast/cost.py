@@ -164,23 +164,24 @@ def largest_choice(table: CostTable, name: str) -> tuple[int, ...]:
     Raises:
         ValueError: an unknown cost or one that is a maximum.
     """
-    arrays, space = _additive("largest_choice", table, name), table.space
+    arrays, next_rows = _additive("largest_choice", table, name), _next_rows(table.space)
     # per block [labels_in, n_b]: a candidate's cost and the most that can follow it
     totals: list[NDArray[np.int64]] = []
     most = np.zeros(1, dtype=np.int64)  # [labels_in of the block behind]
     for b in reversed(range(len(arrays))):
-        totals.insert(0, arrays[b] + most[_next_rows(space, b)])
+        totals.insert(0, arrays[b] + most[next_rows[b]])
         most = totals[0].max(axis=1)
     choice, row = [], 0
     for b, total in enumerate(totals):
         choice.append(int(total[row].argmax()))
-        row = int(_next_rows(space, b)[choice[-1]])
+        row = int(next_rows[b][choice[-1]])
     return tuple(choice)
 
 
 _MAX_BINS = 1 << 16
-# Bins of the accepted range per block: rounding loses up to a bin per block, all of them together an eighth of the range.
-_BINS_PER_BLOCK = 8
+# Bins of the accepted range per block. Rounding loses up to a bin per block, so all blocks lose up to 1/32 of the range:
+# few draws lie outside, unless the target is so far out that most of what is near the range is just below it.
+_BINS_PER_BLOCK = 32
 _MAX_DRAWS = 10_000
 
 
@@ -209,9 +210,10 @@ def random_at_cost(
     arrays = _additive("random_at_cost", table, name)
     width = max(1, (highest - lowest) // (_BINS_PER_BLOCK * len(arrays)), highest // _MAX_BINS)
     binned = [array // width for array in arrays]
-    completions = _completions(table.space, binned, (lowest // width - len(arrays), highest // width))
+    next_rows = _next_rows(table.space)
+    completions = _completions(binned, next_rows, lowest // width - len(arrays), highest // width)
     for _ in range(_MAX_DRAWS):
-        choice = _draw(table.space, binned, completions, rng)
+        choice = _draw(binned, next_rows, completions, rng)
         if choice is None:
             break
         if lowest <= table.total(choice)[name] <= highest:
@@ -221,25 +223,23 @@ def random_at_cost(
     )
 
 
-def _next_rows(space: SearchSpace, block: int) -> NDArray[np.intp]:
-    """[n_b] the row of the next block's tables that each candidate leads to; 0 behind the last block."""
-    if block == len(space.blocks) - 1:
-        return np.zeros(space.num_candidates(block), dtype=np.intp)
-    return np.searchsorted(space.input_widths(block + 1), space.labels(block))
+def _next_rows(space: SearchSpace) -> list[NDArray[np.intp]]:
+    """Per block [n_b] the row of the next block's tables that each candidate leads to; 0 behind the last block."""
+    last = len(space.blocks) - 1
+    rows = [np.searchsorted(space.input_widths(b + 1), space.labels(b)) for b in range(last)]
+    return [*rows, np.zeros(space.num_candidates(last), dtype=np.intp)]
 
 
 def _completions(
-    space: SearchSpace, binned: Sequence[NDArray[np.int64]], accepted: tuple[int, int]
+    binned: Sequence[NDArray[np.int64]], next_rows: Sequence[NDArray[np.intp]], lowest: int, highest: int
 ) -> list[NDArray[np.float64]]:
-    """Per block, and behind the last, [labels_in, bins spent]: how many completions end in accepted bins, scaled."""
-    lowest, highest = accepted
-    spent = np.arange(highest + 1)
-    completions = [(spent >= lowest).astype(np.float64)[None]]
+    """Per block, and behind the last, [labels_in, bins spent]: how many completions end in bins lowest..highest, scaled."""
+    completions = [(np.arange(highest + 1) >= lowest).astype(np.float64)[None]]
     for b in reversed(range(len(binned))):
-        following, next_rows = completions[0], _next_rows(space, b)
+        following = completions[0]
         counts = np.zeros((len(binned[b]), highest + 1))
         for row, bins in enumerate(binned[b]):
-            groups, sizes = np.unique(np.stack([next_rows, bins], axis=1), axis=0, return_counts=True)
+            groups, sizes = np.unique(np.stack([next_rows[b], bins], axis=1), axis=0, return_counts=True)
             for (next_row, cost), size in zip(groups.tolist(), sizes.tolist(), strict=True):
                 if cost <= highest:
                     counts[row, : highest + 1 - cost] += size * following[next_row, cost:]
@@ -249,22 +249,21 @@ def _completions(
 
 
 def _draw(
-    space: SearchSpace,
     binned: Sequence[NDArray[np.int64]],
+    next_rows: Sequence[NDArray[np.intp]],
     completions: Sequence[NDArray[np.float64]],
     rng: np.random.Generator,
 ) -> tuple[int, ...] | None:
     """One architecture in the accepted bins, None if there is none."""
     choice, spent, row = [], 0, 0
-    for b, bins in enumerate(binned):
-        next_rows, following = _next_rows(space, b), completions[b + 1]
+    for bins, rows, following in zip(binned, next_rows, completions[1:], strict=True):
         ends = spent + bins[row]
         inside = ends < following.shape[1]
-        weights = np.where(inside, following[next_rows, np.where(inside, ends, 0)], 0.0)
+        weights = np.where(inside, following[rows, np.where(inside, ends, 0)], 0.0)
         if not weights.any():
             return None
         choice.append(int(rng.choice(len(weights), p=weights / weights.sum())))
-        spent, row = int(ends[choice[-1]]), int(next_rows[choice[-1]])
+        spent, row = int(ends[choice[-1]]), int(rows[choice[-1]])
     return tuple(choice)
 
 

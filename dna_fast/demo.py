@@ -48,7 +48,7 @@ def run_demo(config: Path, out: Path, display: Display, overrides: Sequence[str]
         winner = write_answer(query, found, out)
     if winner is None:
         raise ValueError("demo: no architecture meets search.max; raise the bound")
-    with clock.stage("retraining", "5. Retraining from scratch, same recipe for all: is the found one better than chance, and than the largest?"):
+    with clock.stage("retraining", "5. Retraining from scratch, one recipe for all: is it better than chance, and than the largest?"):
         results = compare(run, winner, teacher, display)
     _plot(out / "front.png", query, results)
     _conclude(display, results, teacher.macs)

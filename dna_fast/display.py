@@ -47,7 +47,8 @@ class Display:
         if not self.console.is_terminal:
             yield self._lines(what)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.fields[remarks]}"))
+        remarks = TextColumn("{task.fields[remarks]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), remarks)
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(what, total=None, remarks="")
             yield lambda done, total, remarks: bar.update(task, completed=done, total=total, remarks=remarks)

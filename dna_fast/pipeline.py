@@ -122,10 +122,12 @@ class Run:
         if path.exists():
             with np.load(path, allow_pickle=False) as stored:
                 if str(stored["fingerprint"]) != fingerprint:
-                    raise ValueError(f"data: the training images are not those this run began with ({path}); restore them or start a new run")
+                    raise ValueError(f"data: the training images are not those this run began with ({path}); restore them, or start anew")
             return
         with written_aside(path) as aside, open(aside, "wb") as file:
-            np.savez(file, fingerprint=np.array(fingerprint), **{name: splits[name] for name in ("rating", "calibration")})
+            np.savez(
+                file, fingerprint=np.array(fingerprint), rating=splits["rating"], calibration=splits["calibration"]
+            )
 
     @cached_property
     def _transforms(self) -> tuple[Any, Any]:
@@ -197,7 +199,7 @@ class Run:
         """Trains the teacher once; afterwards its weights are read from the run."""
         from safetensors.torch import load_file, save_file
 
-        from dna_fast.retrain import Recipe, fit
+        from dna_fast.retrain import Recipe
 
         path, config = self.directory / "teacher.safetensors", self.config.teacher.fit
         assert config is not None

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dna_fast._files import write_json
 from dna_fast.architecture import Architecture
 from dna_fast.config import resolve_quantity
@@ -160,13 +158,6 @@ def answer(query: Query) -> Answer:
         smallest_feasible=solution.smallest_feasible,
         stats=solution.stats,
     )
-
-
-def costliest(costs: CostTable, name: str) -> tuple[int, ...]:
-    """The candidates, one per block, of the architecture with the largest total of a cost."""
-    solution = solve([-array.astype(np.float64) for array in costs.costs[name]], {}, {}, labels=costs.labels)
-    assert solution.choice is not None  # without budgets there is always one
-    return tuple(solution.choice)
 
 
 def write_answer(query: Query, found: Answer, directory: Path) -> Architecture | None:

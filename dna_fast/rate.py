@@ -278,7 +278,8 @@ def _records(ratings: NDArray[np.float64], block: int) -> NDArray[Any]:
     bad = np.flatnonzero(~np.isfinite(ratings).all(axis=(1, 2)))
     if len(bad):
         raise ValueError(
-            f"rate: candidate {bad[0]} of block {block} has a rating that is not finite; the supernet's weights have diverged, train with lower learning rates"
+            f"rate: candidate {bad[0]} of block {block} has a rating that is not finite; the supernet's weights have "
+            "diverged, train with lower learning rates"
         )
     return records
 

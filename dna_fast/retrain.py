@@ -71,7 +71,7 @@ class Accuracy:
         return f"{100 * self.top1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a loader that works while it iterates may write to tensors made outside
 def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu") -> Accuracy:
     """Counts the images whose largest logit is their label's; evaluation mode, float32; the model's mode is restored.
 

@@ -230,9 +230,9 @@ def _read_problem(
         if len(arrays) != blocks:
             raise ValueError(f"cost {name!r} must hold one array per block ({blocks} as in losses), got {len(arrays)}")
         checked = []
-        for block, array in enumerate(arrays):
+        for block, values in enumerate(arrays):
             what = f"cost {name!r}[{block}]"
-            checked.append(_integers(array, what, "round it to whole units, e.g. microseconds or bytes"))
+            checked.append(_integers(values, what, "round it to whole units, e.g. microseconds or bytes"))
             _check_shape(checked[-1], what, block, sizes[block], counts)
         cost_arrays[name] = (reduce, checked)
     return _Problem(loss_arrays, cost_arrays, codes)
@@ -320,7 +320,7 @@ def _budget_ends(name: str, budget: Budget) -> tuple[int | None, int | None]:
     return lower, upper
 
 
-def _budget_end(name: str, end: int | None) -> int | None:
+def _budget_end(name: str, end: object) -> int | None:
     if end is None:
         return None
     if isinstance(end, (bool, np.bool_)) or not isinstance(end, numbers.Integral):

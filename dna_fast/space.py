@@ -291,12 +291,11 @@ class SearchSpace:
         if not 0 <= index < self.num_candidates(block):
             raise ValueError(f"block {block}: candidates run from 0 to {self.num_candidates(block) - 1}, got {index}")
         rest = int(index)
-        for cell, shape in enumerate(self.blocks[block].cells):
-            if rest < self.num_paths(shape):
-                break
-            rest -= self.num_paths(shape)
+        cell = 0
+        while rest >= (paths := self.num_paths(self.blocks[block].cells[cell])):
+            rest, cell = rest - paths, cell + 1
         path = []
-        for _ in range(shape.depth):
+        for _ in range(self.blocks[block].cells[cell].depth):
             rest, digit = divmod(rest, len(self.choices))
             path.append(digit)
         return cell, tuple(reversed(path))

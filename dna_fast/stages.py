@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dna_fast.architecture import Architecture
-from dna_fast.cost import architecture_cost, random_at_cost
+from dna_fast.cost import architecture_cost, largest_choice, random_at_cost
 from dna_fast.display import Display, Update
 from dna_fast.pipeline import Run
-from dna_fast.query import costliest
 
 if TYPE_CHECKING:
     from dna_fast.retrain import Accuracy, StepRecord
@@ -83,7 +82,7 @@ def baseline_architectures(run: Run, winner: Architecture) -> dict[str, Architec
         choice = random_at_cost(table, "macs", macs, MACS_TOLERANCE, rng)
         found[f"random_{number}"] = Architecture.from_space(run.space, choice, f"random_{number}")
     if config.largest:
-        found["largest"] = Architecture.from_space(run.space, costliest(table, "macs"), "largest")
+        found["largest"] = Architecture.from_space(run.space, largest_choice(table, "macs"), "largest")
     return found
 
 

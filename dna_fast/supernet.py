@@ -40,7 +40,7 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if len(x) > self.group and len(x) % self.group:
             raise ValueError(f"batch norm: a batch must be a multiple of bn_group = {self.group} images, got {len(x)}")
-        groups = x.split(self.group)
+        groups = torch.split(x, self.group)
         normed = [F.batch_norm(g, None, None, self.weight, self.bias, True, 0.0, self.eps) for g in groups]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
 
@@ -186,7 +186,7 @@ class StudentCell(nn.Module):
 
     def operator(self, layer: int, choice: int) -> MBConv:
         """The module of one operator of one layer."""
-        return self.layers[layer][choice]  # type: ignore[index, return-value]
+        return self.layers[layer][choice]  # type: ignore[index]
 
     def forward(self, x: Tensor, path: Sequence[int]) -> Tensor:
         """Block input [N, C, H, W] -> [N, teacher width, H', W'] along `path`, one operator number per layer."""
@@ -260,7 +260,7 @@ class Supernet(nn.Module):
             cells = [self._build_cell(block, c, cell) for c, cell in enumerate(self.space.blocks[block].cells)]
             built = StudentBlock(cells, Stem(self.space.frame, self.bn_group) if block == 0 else None)
             _initialise(built)
-        return built.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return built.to(memory_format=torch.channels_last)
 
     def _build_cell(self, block: int, index: int, cell: Cell) -> StudentCell:
         space, layers = self.space, list(self.space.layers(block, index))

@@ -10,6 +10,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,11 +106,12 @@ class CostTable:
 
         Raises:
             ValueError: not one valid candidate per block.
+            TypeError: an index that is no integer.
         """
         cells = list(_rows(self.space, choice))
         totals = {}
         for name, arrays in self.costs.items():
-            values = [int(arrays[b][row, index]) for b, (row, index) in enumerate(cells)]
+            values = [int(arrays[b][row, candidate]) for b, (row, candidate) in enumerate(cells)]
             totals[name] = sum(values) if self.reduce[name] == "sum" else max(values)
         return totals
 
@@ -187,9 +189,9 @@ def _rows(space: SearchSpace, choice: Sequence[int]) -> Iterator[tuple[int, int]
     if len(choice) != len(space.blocks):
         raise ValueError(f"an architecture has one candidate per block, {len(space.blocks)}, got {list(choice)}")
     width = space.frame.stem_width
-    for b, index in enumerate(choice):
-        yield space.input_widths(b).index(width), int(index)
-        cell, _ = space.candidate(b, index)
+    for b, candidate in enumerate(map(index, choice)):
+        yield space.input_widths(b).index(width), candidate
+        cell, _ = space.candidate(b, candidate)
         width = space.blocks[b].cells[cell].width
 
 

@@ -176,7 +176,7 @@ def test_timm_builds_what_the_strings_mean():
         ["ir_r2_k3_s2_e6_c24", "ir_r2_k5_s1_e2.5_c24_se0.25"],
         ["ir_r1_k3_s1_e4.3_c44_se0.5"],
     ]
-    archs = [Architecture.from_timm(strings, Frame(), "m"), *random_architectures(DNA, 60, seed=4)]
+    archs = [Architecture.from_timm(strings, Frame(), "m"), *random_architectures(DNA, 25, seed=4)]
     for arch, arch_def in zip(archs, [strings, *(arch.to_timm() for arch in archs[1:])], strict=True):
         with device("meta"):
             from timm.models._efficientnet_blocks import SqueezeExcite
@@ -333,3 +333,8 @@ def test_damaged_file(tmp_path, content):
 def test_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_fractional_index_refused():
+    with pytest.raises(TypeError, match="integer"):
+        Architecture.from_space(DNA, [0, 0, 0, 0, 0, 1.9])

@@ -20,11 +20,11 @@
 namespace dna_fast {
 
 struct ChainBlock {
-    size_t size = 0;               // candidates
-    uint32_t rows = 1;             // labels of the block before
-    std::vector<uint32_t> index;   // [size] the caller's candidate indices, ascending; empty: all of them
-    std::vector<uint32_t> label;   // [size] row of the next block; empty: 0
-    std::vector<char> forbidden;   // [rows, size] over a max-type upper budget; empty: none
+    size_t size = 0;              // candidates
+    uint32_t rows = 1;            // labels of the block before
+    std::vector<uint32_t> index;  // [size] the caller's candidate indices, ascending; empty: all of them
+    std::vector<uint32_t> label;  // [size] row of the next block; empty: 0
+    std::vector<char> forbidden;  // [rows, size] over a max-type upper budget; empty: none
     Column<double> loss;
     std::vector<Column<int64_t>> use;  // one per resource
 

@@ -44,9 +44,8 @@ std::vector<Found> least_losses(const SearchTask& task, const std::vector<States
 // The `copies` best distinct choices of both lists.
 void merge(std::vector<Found>& best, std::vector<Found> more, size_t copies) {
     std::move(more.begin(), more.end(), std::back_inserter(best));
-    std::sort(best.begin(), best.end(), [](const Found& a, const Found& b) {
-        return a.loss != b.loss ? a.loss < b.loss : a.choice < b.choice;
-    });
+    std::sort(best.begin(), best.end(),
+              [](const Found& a, const Found& b) { return a.loss != b.loss ? a.loss < b.loss : a.choice < b.choice; });
     const auto same = [](const Found& a, const Found& b) { return a.choice == b.choice; };
     best.erase(std::unique(best.begin(), best.end(), same), best.end());
     if (best.size() > copies) best.resize(copies);
@@ -95,7 +94,8 @@ class Search {
     bool pass(size_t width) {
         const bool front = task_.method == Method::front;
         result_.layers.clear();
-        ForwardTask task{task_.chain, task_.extremes, result_.bound, task_.copies, width, front ? infinity : incumbent_};
+        ForwardTask task{task_.chain,  task_.extremes, result_.bound,
+                         task_.copies, width,          front ? infinity : incumbent_};
         ForwardResult pass = forward(task, limit_);
         ++stats_.passes;
         stats_.nodes += pass.expanded;

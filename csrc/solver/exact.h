@@ -19,11 +19,11 @@ namespace dna_fast {
 enum class Method { front, branch_and_bound };
 
 struct SearchTask {
-    const Chain& chain;         // after presolve
-    const Extremes& extremes;   // of the chain before presolve
+    const Chain& chain;        // after presolve
+    const Extremes& extremes;  // of the chain before presolve
     Method method = Method::branch_and_bound;
-    size_t copies = 1;          // how many best choices are wanted
-    size_t max_states = 1;      // over all borders of a pass
+    size_t copies = 1;      // how many best choices are wanted
+    size_t max_states = 1;  // over all borders of a pass
 };
 
 struct Found {

@@ -108,10 +108,11 @@ class Pass {
         for (size_t i = 0; i < block.size; ++i) {
             const uint32_t label = block.next_row(i);
             if (!block.allowed(row, i) || !task_.extremes.reachable[b + 1][label]) continue;
-            moves.push_back({task_.bound.through(task_.chain, b, row, i), block.loss.at(row, i),
-                             static_cast<uint32_t>(i), label});
+            moves.push_back(
+                {task_.bound.through(task_.chain, b, row, i), block.loss.at(row, i), static_cast<uint32_t>(i), label});
         }
-        std::stable_sort(moves.begin(), moves.end(), [](const Move& a, const Move& b) { return a.through < b.through; });
+        std::stable_sort(moves.begin(), moves.end(),
+                         [](const Move& a, const Move& b) { return a.through < b.through; });
         return moves;
     }
 
@@ -169,7 +170,8 @@ class Pass {
     void trim(size_t border) {
         std::vector<Ranked> ranked;
         for (uint32_t label = 0; label < pools_.size(); ++label) {
-            for (uint32_t i = 0; i < pools_[label].size(); ++i) ranked.push_back({bound_of(border, label, i), label, i});
+            for (uint32_t i = 0; i < pools_[label].size(); ++i)
+                ranked.push_back({bound_of(border, label, i), label, i});
         }
         const auto cut = ranked.begin() + static_cast<std::ptrdiff_t>(task_.width);
         std::nth_element(ranked.begin(), cut, ranked.end());
@@ -204,8 +206,8 @@ class Pass {
     const ForwardTask& task_;
     Limit& limit_;
     const size_t resources_;
-    std::vector<Pool> pools_;    // [label] at the border being built
-    double cutoff_ = infinity;   // bound beyond which the width has no room at this border
+    std::vector<Pool> pools_;   // [label] at the border being built
+    double cutoff_ = infinity;  // bound beyond which the width has no room at this border
     ForwardResult result_;
 };
 

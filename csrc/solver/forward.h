@@ -31,8 +31,8 @@ struct ForwardTask {
     const Chain& chain;
     const Extremes& extremes;  // suffix extremes of the chain before presolve, so that the states serve that chain too
     const PricedBound& bound;
-    size_t copies = 1;  // how many best losses must survive
-    size_t width = 0;   // most states kept at one border
+    size_t copies = 1;                                           // how many best losses must survive
+    size_t width = 0;                                            // most states kept at one border
     double incumbent = std::numeric_limits<double>::infinity();  // states that cannot reach it are left out
 };
 

@@ -64,7 +64,8 @@ class Merger {
         for (size_t b = 0; b < all.size(); ++b) {
             for (const auto& members : members_by_label(all.blocks[b], all.rows(b + 1))) {
                 const CandidatePoints points = candidate_points(all.blocks[b], members);
-                for (uint32_t i : unreplaced({points.data.data(), members.size(), points.columns}, ties_of(points), limit_)) {
+                for (uint32_t i :
+                     unreplaced({points.data.data(), members.size(), points.columns}, ties_of(points), limit_)) {
                     keep[b].push_back(members[i]);
                 }
             }
@@ -141,8 +142,8 @@ class Merger {
         }
         if (limit_.reached_now()) throw Interrupted();  // pools may hold dominated states then
         if (total > max_points_) {
-            throw FrontTooLarge("the front after block " + std::to_string(b) + " has more than max_points = " +
-                                std::to_string(max_points_) +
+            throw FrontTooLarge("the front after block " + std::to_string(b) +
+                                " has more than max_points = " + std::to_string(max_points_) +
                                 " points; raise max_points, use fewer costs, or ask solve() for single points");
         }
         return total;

@@ -77,7 +77,8 @@ std::vector<uint32_t> by_scan(const Points& points, const std::vector<uint32_t>&
     Chunks chunks(points.columns);
     for (uint32_t j : order) {
         bool replaced = false;
-        if (!limit.reached()) chunks.visit_dominators(points[j], [&](uint32_t i) { return replaced = replaces(points, ties, i, j); });
+        if (!limit.reached())
+            chunks.visit_dominators(points[j], [&](uint32_t i) { return replaced = replaces(points, ties, i, j); });
         if (replaced) continue;
         chunks.add(points[j], j);
         kept.push_back(j);

@@ -29,8 +29,8 @@ struct Cost {
 };
 
 struct ProblemData {
-    std::vector<Column<double>> losses;           // one per block
-    std::vector<std::vector<uint32_t>> labels;    // per block [n], codes 0, 1, ...; empty: all candidates show label 0
+    std::vector<Column<double>> losses;         // one per block
+    std::vector<std::vector<uint32_t>> labels;  // per block [n], codes 0, 1, ...; empty: all candidates show label 0
     std::vector<Cost> costs;
 };
 

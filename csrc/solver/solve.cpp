@@ -56,8 +56,7 @@ Solution solve(const Problem& problem, const SolveOptions& options, Limit& limit
     choose_method(options, chain, solution.stats, method);
 
     const Extremes extremes = suffix_extremes(chain);
-    SearchResult result =
-        search({reduced, extremes, method, options.top_k, options.max_states}, limit, solution.stats);
+    SearchResult result = search({reduced, extremes, method, options.top_k, options.max_states}, limit, solution.stats);
     solution.status = status_of(result);
     solution.bound = result.lower;
     if (result.proven) {

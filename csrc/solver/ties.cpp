@@ -175,7 +175,8 @@ class Walk {
     const double target_;
     Limit& limit_;
     const size_t resources_;
-    // [border][row] rows of resources + 1 columns: uses of the completion, then the key of minus its largest prefix sum.
+    // [border][row] rows of resources + 1 columns: uses of the completion, then the key of minus its largest prefix
+    // sum.
     std::vector<std::vector<std::vector<int64_t>>> completions_;
     std::vector<std::vector<std::vector<uint32_t>>> promising_;  // [block][row] candidates, ascending
     size_t held_ = 0;

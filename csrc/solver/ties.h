@@ -34,8 +34,8 @@ enum class Match { exactly, all_up_to };
 std::optional<std::vector<Found>> first_choices(const TieTask& task, double target, Match match, size_t wanted,
                                                 Limit& limit);
 
-// Replaces the choices in `best` (ascending losses, proven) by the first ones by (loss, choice). False: as above; `best`
-// is left as it was.
+// Replaces the choices in `best` (ascending losses, proven) by the first ones by (loss, choice). False: as above;
+// `best` is left as it was.
 bool resolve_ties(const TieTask& task, std::vector<Found>& best, Limit& limit);
 
 }  // namespace dna_fast

@@ -108,8 +108,8 @@ def normalise(values: Tensor, mean: RGB, std: RGB) -> Tensor:
     width = values.shape[2]
     rows = values.view(values.shape[0], -1, 3 * width)
     # Constants repeated over a row: an inner loop over 3 channels does not vectorise, one over 3 * W numbers does.
-    offset = torch.tensor(mean, device=values.device).mul_(255.0).repeat(width)
-    factor = torch.tensor(std, device=values.device).mul_(255.0).reciprocal_().repeat(width)
+    offset = torch.tensor(mean, dtype=values.dtype, device=values.device).mul_(255.0).repeat(width)
+    factor = torch.tensor(std, dtype=values.dtype, device=values.device).mul_(255.0).reciprocal_().repeat(width)
     rows.sub_(offset).mul_(factor)
     return values
 

@@ -1,0 +1,117 @@
+"""Stopping early: time, states and signals. Every answer stays honest."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from solver.synthetic import middling_budgets, sixteen_cells
+
+from dna_fast.search import pareto_front, solve
+
+
+def hard_arguments() -> tuple:
+    """Three costs that must hit exact totals: no solver does this quickly."""
+    losses, costs = sixteen_cells(0)
+    return losses, costs, {name: (end, end) for name, end in middling_budgets(costs).items()}
+
+
+@pytest.mark.parametrize("method", ["front", "branch_and_bound"])
+def test_deadline_is_kept_and_nothing_is_claimed(method: str) -> None:
+    started = time.perf_counter()
+    solution = solve(*hard_arguments(), time_limit_s=0.2, method=method)
+    assert time.perf_counter() - started < 3  # sorting a few million states is not interrupted
+    assert (solution.status, solution.choice, solution.loss, solution.costs) == ("limit", None, None, None)
+    assert np.isfinite(solution.bound)
+    assert solution.gap == np.inf
+
+
+def test_no_time_at_all_still_gives_a_bound() -> None:
+    losses, costs = sixteen_cells(0)
+    solution = solve(losses, costs, middling_budgets(costs), time_limit_s=0)
+    optimum = solve(losses, costs, middling_budgets(costs))
+    assert solution.status in ("limit", "feasible")
+    assert sum(a.min() for a in losses) - 1e-9 <= solution.bound <= optimum.loss
+
+
+@pytest.mark.parametrize("max_states", [6, 60, 600, 6000])
+@pytest.mark.parametrize("seed", range(8))
+def test_few_states_give_honest_bounds(seed: int, max_states: int) -> None:
+    rng = np.random.default_rng(seed)
+    losses = [rng.random(40) for _ in range(6)]
+    costs = {name: [rng.integers(0, 1000, 40) for _ in range(6)] for name in ("macs", "params")}
+    budgets = {"macs": (1500, 1600), "params": 1500}
+    optimum = solve(losses, costs, budgets)
+    assert optimum.status == "optimal"
+    for method in ("front", "branch_and_bound"):
+        limited = solve(losses, costs, budgets, max_states=max_states, method=method)
+        assert limited.bound <= optimum.loss
+        assert limited.stats["peak_front"] <= max(max_states // 6, 1)
+        if limited.status == "optimal":
+            assert (limited.loss, limited.gap) == (optimum.loss, 0.0)
+        elif limited.status == "feasible":
+            assert limited.loss >= optimum.loss
+            assert limited.gap == pytest.approx((limited.loss - limited.bound) / limited.loss)
+            assert all(low <= limited.costs[n] <= high for n, (low, high) in {"macs": (1500, 1600)}.items())
+        else:
+            assert limited.status == "limit"
+
+
+def test_few_states_leave_the_infeasible_unproven() -> None:
+    rng = np.random.default_rng(0)
+    costs = {"macs": [2 * rng.integers(0, 1000, 40) for _ in range(6)]}
+    arguments = ([rng.random(40) for _ in range(6)], costs, {"macs": (5001, 5001)})  # even sums are never odd
+    assert solve(*arguments).status == "infeasible"
+    assert solve(*arguments).smallest_feasible == {"macs": 5002}
+    assert solve(*arguments, max_states=6).status == "limit"
+
+
+class Alarm(Exception):
+    pass
+
+
+def long_solve() -> None:
+    solve(*hard_arguments())
+
+
+def long_front() -> None:
+    losses, costs = sixteen_cells(0)
+    pareto_front(losses, costs, max_points=10**9)
+
+
+@pytest.mark.parametrize("call", [long_solve, long_front], ids=["solve", "pareto_front"])
+def test_signal_ends_a_long_run(call: Callable[[], None]) -> None:
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    started = time.perf_counter()
+    try:
+        with pytest.raises(Alarm):
+            call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.perf_counter() - started < 5
+
+
+def test_other_threads_run_while_solving() -> None:
+    ticks = 0
+    done = threading.Event()
+
+    def count() -> None:
+        nonlocal ticks
+        while not done.wait(0.01):
+            ticks += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    solve(*hard_arguments(), time_limit_s=0.5)
+    done.set()
+    thread.join()
+    assert ticks >= 10

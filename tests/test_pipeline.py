@@ -1,0 +1,256 @@
+"""One small run from end to end through the command line, and what goes wrong on the way."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+
+from dna_fast import cli
+from dna_fast.architecture import Architecture
+from dna_fast.cost import architecture_cost
+from dna_fast.export import load_model
+from dna_fast.pipeline import Run
+from dna_fast.tables import CostTable, RatingTable
+
+CONFIG = {
+    "name": "small",
+    "space": {
+        "name": "small",
+        "choices": [{"kernel": 3, "expand_ratio": 2}, {"kernel": 5, "expand_ratio": 3}],
+        "blocks": [
+            {"stride": 2, "cells": [{"depth": 1, "width": 8}, {"depth": 2, "width": 10}]},
+            {"stride": 1, "cells": [{"depth": 2, "width": 12}, {"depth": 1, "width": 16}]},
+        ],
+        "frame": {"stem_channels": 8, "stem_width": 6, "head_channels": 32, "num_classes": 10, "resolution": 32},
+    },
+    "data": {"kind": "digits"},
+    "teacher": {
+        "pretrained": False,
+        "arch": {
+            "stem_size": 8,
+            "num_features": 32,
+            "arch_def": [["ds_r1_k3_s1_c8"], ["ir_r1_k3_s2_e3_c12"], ["ir_r2_k3_s1_e3_c16"]],
+        },
+        "fit": {"epochs": 1, "warmup_epochs": 0},
+    },
+    "train": {"epochs": 2, "batch_size": 64, "learning_rates": [0.01], "reference_batch": 64},
+    "rate": {"images": 128, "calibration_images": 100},
+    "search": {"max": {"macs": "teacher/1.1"}, "top": 3},
+    "retrain": {
+        "epochs": 1,
+        "optimizer": "adamw",
+        "lr": 0.003,
+        "batch_size": 64,
+        "warmup_epochs": 0,
+        "ema_decay": 0.0,
+        "distill_weight": 0.5,
+    },
+}
+
+
+def _dna_fast(*arguments: object, expect: int = 0, capsys: pytest.CaptureFixture[str] | None = None) -> str:
+    """Runs the command line in this process; its standard output, or standard error where a failure is expected."""
+    old, sys.argv = sys.argv, ["dna-fast", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        sys.argv = old
+    captured = capsys.readouterr() if capsys else None
+    assert (stop.value.code or 0) == expect, captured
+    return "" if captured is None else (captured.err if expect == 2 else captured.out)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests must not change it."""
+    directory = tmp_path_factory.mktemp("runs") / "small"
+    _dna_fast("train", config, "--out", directory)
+    _dna_fast("rate", directory)
+    _dna_fast("search", directory)
+    _dna_fast("retrain", directory)
+    return directory
+
+
+def test_the_run_leaves_what_semantics_promises(run: Path) -> None:
+    for name in ("config.yaml", "teacher.json", "splits.npz", "supernet/state.json", "ratings.npz", "costs.npz"):
+        assert (run / name).exists(), name
+    for name in ("search.json", "architecture.json", "models/found/model.safetensors", "models/largest/accuracy.json"):
+        assert (run / name).exists(), name
+    ratings = RatingTable.load(run / "ratings.npz")
+    assert [len(block) for block in ratings.blocks] == [2 + 4, 4 + 2]
+    assert ratings.metadata["mode"] == "trie"
+    assert ratings.metadata["teacher_cuts"] == ["blocks.1", "blocks.2"]
+    assert ratings.metadata["rated_images"] == 128
+
+
+def test_the_winner_is_the_best_by_brute_force(run: Path) -> None:
+    ratings, costs = RatingTable.load(run / "ratings.npz").losses(), CostTable.load(run / "costs.npz")
+    limit = int(json.loads((run / "teacher.json").read_text())["macs"] / 1.1)
+    every = [(ratings[0][a] + ratings[1][b], (a, b)) for a in range(6) for b in range(6)]
+    allowed = sorted((loss, choice) for loss, choice in every if costs.total(choice)["macs"] <= limit)
+    assert 0 < len(allowed) < 36, "the budget of this test should bind"
+    found = json.loads((run / "search.json").read_text())
+    assert found["status"] == "optimal"
+    assert [tuple(s["candidates"]) for s in found["solutions"]] == [choice for _, choice in allowed[:3]]
+
+
+def test_the_retrained_model_is_the_architecture(run: Path) -> None:
+    model, arch = load_model(run / "models" / "found")
+    assert arch == Architecture.load(run / "architecture.json")
+    assert isinstance(model, timm.models.EfficientNet)
+    assert sum(p.numel() for p in model.parameters()) == architecture_cost(arch)["params"]
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_rated_images_are_held_out_and_splits_disjoint(run: Path) -> None:
+    data = Run.open(run).data
+    splits = {name: set(indices.tolist()) for name, indices in data.splits.items()}
+    assert not splits["rating"] & splits["calibration"]
+    counts = np.bincount(data.train.labels[data.splits["rating"]])
+    assert counts.max() - counts.min() <= 1
+
+
+def test_search_as_json_with_other_bounds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = _dna_fast("search", run, "--max", "params=10k", "--top", 1, "--json", "--out", tmp_path, capsys=capsys)
+    answer = json.loads(text)
+    assert answer["bounds"] == {"params": [None, 10000]}
+    assert answer["solutions"][0]["costs"]["params"] <= 10000
+    assert Architecture.load(tmp_path / "architecture.json").candidates == tuple(answer["solutions"][0]["candidates"])
+
+
+def test_search_from_files_prints_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = _dna_fast("search", "--ratings", run / "ratings.npz", "--max", "macs=1G", capsys=capsys)
+    assert "optimal: relative_l1 under macs <= 1,000,000,000" in text
+    assert "1x8" in text or "2x10" in text
+
+
+def test_an_impossible_budget_says_what_would_do(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = _dna_fast("search", run, "--max", "macs=1k", "--out", tmp_path, expect=1, capsys=capsys)
+    costs = CostTable.load(run / "costs.npz")
+    smallest = min(costs.total((a, b))["macs"] for a in range(6) for b in range(6))
+    assert f"the smallest feasible bound is {smallest:,}" in text
+
+
+def test_cost_of_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
+    costs = json.loads(_dna_fast("cost", "--model", "dna_c", "--json", capsys=capsys))
+    assert (costs["params"], costs["macs"], costs["macs_official"]) == (5273896, 450138976, 465909920)
+
+
+def test_info_names_what_was_built(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = json.loads(_dna_fast("info", "--json", capsys=capsys))
+    assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert facts["solver (dna_fast._solver)"].startswith("built")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rate", "{tmp}"], "not a run directory"),
+        (["search", "{tmp}"], "not a run directory"),
+        (["search"], "give a run directory, or --ratings FILE"),
+        (["search", "{run}", "--max", "mac=1M"], "no cost 'mac'; did you mean 'macs'"),
+        (["search", "{run}", "--max", "macs"], "expects COST=BOUND such as macs=460M, got 'macs'"),
+        (["search", "{run}", "--max", "macs=many"], "bound of macs: expected a number"),
+        (["search", "--ratings", "{tmp}/none.npz"], "no such file"),
+        (["train", "{config}"], "--out: expected a run directory"),
+        (["train", "{config}", "--out", "{run}", "--set", "train.epochs=3"], "holds a run of another configuration"),
+        (["train", "{config}", "--out", "{tmp}/x", "--set", "train.epoch=3"], "did you mean 'epochs'"),
+        (["cost"], "give either a run directory or --model"),
+        (["cost", "--model", "dna_e"], "did you mean 'dna_"),
+        (["retrain", "{run}", "--arch", "{tmp}/none.json"], "no architecture yet"),
+    ],
+    ids=lambda value: "_".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_wrong_input(
+    arguments: list[str], message: str, run: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [a.format(tmp=tmp_path, run=run, config=config) for a in arguments]
+    error = _dna_fast(*filled, expect=2, capsys=capsys)
+    assert message in error
+    assert "Traceback" not in error
+
+
+def _copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def test_a_supernet_that_is_not_trained_is_not_rated(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = _copy(run, tmp_path)
+    shutil.rmtree(copy / "supernet")
+    assert "is not trained yet; run: dna-fast train" in _dna_fast("rate", copy, expect=2, capsys=capsys)
+
+
+def test_other_images_than_the_run_began_with_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = _copy(run, tmp_path)
+    with np.load(copy / "splits.npz") as stored:
+        np.savez(copy / "splits.npz", **{**stored, "fingerprint": np.array("0" * 64)})
+    assert "not those this run began with" in _dna_fast("rate", copy, expect=2, capsys=capsys)
+
+
+def test_another_teacher_than_the_run_began_with_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = _copy(run, tmp_path)
+    record = json.loads((copy / "teacher.json").read_text())
+    (copy / "teacher.json").write_text(json.dumps({**record, "weights_sha256": "0" * 64}))
+    assert "teacher: its weights" in _dna_fast("rate", copy, expect=2, capsys=capsys)
+
+
+def test_a_damaged_table_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = _copy(run, tmp_path)
+    (copy / "ratings.npz").write_bytes((copy / "ratings.npz").read_bytes()[:500])
+    assert "ratings.npz: cannot be read as a table" in _dna_fast("search", copy, expect=2, capsys=capsys)
+
+
+def test_a_teacher_that_does_not_match_the_space_is_shown(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("train", config, "--out", tmp_path / "x", "--set", "teacher.cuts=[blocks.0, blocks.2]", "--set", "teacher.fit=null")
+    error = _dna_fast(*arguments, expect=2, capsys=capsys)
+    assert "a teacher whose cuts do not match the space" in error
+    assert "blocks.0: 8x16x16" in error
+    assert "8x8" in error
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(run: Path, config: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dna_fast", "train", str(config), "--out", str(tmp_path / "run"), "--set", "train.epochs=4"]
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    whole = subprocess.run([*command[:-3], str(tmp_path / "whole"), *command[-2:]], env=env, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "run" / "supernet" / "state.json"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:  # the first epoch is done
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == cli.EXIT_INTERRUPTED
+    assert "dna-fast train" in err
+    stopped = json.loads(state.read_text())["position"]
+    assert 0 < stopped["step"] < 4 * 20
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    for name in ("block_0.safetensors", "block_1.safetensors"):
+        ours, theirs = (next((tmp_path / d / "supernet").glob(f"step_*/{name}")) for d in ("run", "whole"))
+        assert ours.read_bytes() == theirs.read_bytes(), name
