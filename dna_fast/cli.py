@@ -191,11 +191,9 @@ def _options(traceback: Annotated[bool, typer.Option("--traceback", help="Show w
 def main() -> None:
     """Entry point: a failure is one message on standard error and an exit code, not a traceback."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except (KeyboardInterrupt, typer.Abort):
-        command = shlex.join(["dna-fast", *sys.argv[1:]])
-        sys.stderr.write(f"\ninterrupted; what was finished is saved. To go on, give the same command again: {command}\n")
-        sys.exit(EXIT_INTERRUPTED)
+        code = app(standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):  # Ctrl-C is Abort in some releases of typer, in others it is returned as a code
+        code = EXIT_INTERRUPTED
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error; its class moved between typer's versions
             error.show()
@@ -203,4 +201,8 @@ def main() -> None:
         if "--traceback" in sys.argv or not isinstance(error, EXPECTED):
             raise
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(EXIT_ERROR)
+        code = EXIT_ERROR
+    if code == EXIT_INTERRUPTED:
+        command = shlex.join(["dna-fast", *sys.argv[1:]])
+        sys.stderr.write(f"\ninterrupted; what was finished is saved. To go on, give the same command again: {command}\n")
+    sys.exit(code)

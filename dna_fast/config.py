@@ -98,7 +98,7 @@ class TeacherConfig(Section):
     section: ClassVar[str] = "teacher"
     model: str = key("A timm model; ignored where arch is given.", "tf_efficientnet_b7.aa_in1k")
     pretrained: bool = key("Start from timm's weights (downloaded once).", True)
-    checkpoint: str | None = key("A file of weights instead (.safetensors).", None, is_path=True)
+    checkpoint: str | None = key("A file of weights instead (.safetensors).", None, in_identity=False, is_path=True)
     cuts: tuple[str, ...] | None = key("Names of the modules behind which to cut, one per block; null: proposed.", None)
     bn: Literal["eval", "batch"] = key("Batch norm: running statistics, or those of each batch as released.", "eval")
     arch: Mapping[str, Any] | None = key(
@@ -288,7 +288,8 @@ def _check_arch(arch: Mapping[str, Any]) -> None:
         if type(arch[name]) is not int or arch[name] <= 0:
             raise ConfigError(f"teacher.arch.{name}", f"expected a whole number > 0 of channels, got {arch[name]!r}")
     stages = arch["arch_def"]
-    if not stages or not all(stage and all(isinstance(layers, str) for layers in stage) for stage in stages):
+    lists = isinstance(stages, list | tuple) and stages and all(isinstance(s, list | tuple) and s for s in stages)
+    if not lists or not all(isinstance(layers, str) for stage in stages for layers in stage):
         raise ConfigError("teacher.arch.arch_def", f"expected a list per stage of timm's layer strings, got {stages!r}")
 
 

@@ -130,6 +130,7 @@ class Section:
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
+    """What to say about a key that is not one: the nearest that is, and all."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     return f"unknown key; did you mean {near!r}? Known: {', '.join(known)}"

@@ -99,6 +99,7 @@ def _figure() -> tuple[Any, Any]:
     except ImportError as error:
         raise RuntimeError("plots need matplotlib; install it with: pip install 'dna_fast[report]'") from error
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     return figure, FigureCanvasAgg(figure)
 
 
@@ -113,13 +114,11 @@ def _draw_cloud(axes: Any, plot: SearchPlot) -> None:
 def _draw_front(axes: Any, plot: SearchPlot) -> None:
     x, y = _points("front", plot.front_macs, plot.front_loss)
     # Between two points of the front the cheaper one is the best there is: a staircase, no slope.
-    marker_size = float(np.clip(60 / len(x) ** 0.5, 2.0, 5.0))
     axes.step(x, y, where="post", color=FRONT_COLOUR, linewidth=1.8, zorder=3)
-    label = f"exact Pareto front, {len(x):,} points"
-    axes.plot(
-        x, y, "o", color=FRONT_COLOUR, markersize=marker_size, markeredgecolor="white", markeredgewidth=0.3, zorder=3.5
-    )
-    axes.plot([], [], "o-", color=FRONT_COLOUR, linewidth=1.8, markersize=4, label=label)
+    marker_size = float(np.clip(30 / len(x) ** 0.5, 1.5, 5.0))  # hundreds of points must not hide the stairs
+    axes.plot(x, y, "o", color=FRONT_COLOUR, markersize=marker_size, zorder=3)
+    points = "1 point" if len(x) == 1 else f"{len(x):,} points"
+    axes.plot([], [], "o-", color=FRONT_COLOUR, linewidth=1.8, markersize=4, label=f"exact Pareto front, {points}")
 
 
 def _draw_budget(axes: Any, plot: SearchPlot) -> None:
@@ -133,35 +132,14 @@ def _draw_budget(axes: Any, plot: SearchPlot) -> None:
 
 
 def _draw_points(axes: Any, plot: SearchPlot) -> None:
+    _mark(axes, plot.winner, marker="*", color=WINNER_COLOUR, markersize=19, zorder=6)
     for i, point in enumerate(plot.baselines):
-        axes.plot(
-            [point.macs],
-            [point.loss],
-            BASELINE_MARKERS[i % len(BASELINE_MARKERS)],
-            color=BASELINE_COLOURS[i % len(BASELINE_COLOURS)],
-            markersize=9,
-            markeredgecolor="white",
-            markeredgewidth=1.0,
-            linestyle="none",
-            label=_legend(point),
-            zorder=5,
-        )
-    axes.plot(
-        [plot.winner.macs],
-        [plot.winner.loss],
-        "*",
-        color=WINNER_COLOUR,
-        markersize=19,
-        markeredgecolor="white",
-        markeredgewidth=1.2,
-        linestyle="none",
-        label=_legend(plot.winner),
-        zorder=6,
-    )
+        marker, colour = BASELINE_MARKERS[i % len(BASELINE_MARKERS)], BASELINE_COLOURS[i % len(BASELINE_COLOURS)]
+        _mark(axes, point, marker=marker, color=colour, markersize=9, zorder=5)
     axes.annotate(
         plot.winner.name,
         (plot.winner.macs, plot.winner.loss),
-        xytext=(-10, -12),
+        xytext=(-10, -10),  # cheaper and better than a point of the front there is nothing to write over
         textcoords="offset points",
         ha="right",
         va="top",
@@ -172,11 +150,19 @@ def _draw_points(axes: Any, plot: SearchPlot) -> None:
     )
 
 
+def _mark(axes: Any, point: Point, **style: Any) -> None:
+    label = f"{point.name}\n{_in_words(point.macs)}, {point.loss:.4g}"
+    axes.plot([point.macs], [point.loss], linestyle="none", markeredgecolor="white", label=label, **style)
+
+
 def _dress(axes: Any, plot: SearchPlot) -> None:
-    axes.set_title(plot.title, fontsize=14, fontweight="bold", loc="left", pad=12)
+    axes.set_title(plot.title, fontsize=14, fontweight="bold", loc="left", pad=14)
     axes.set_xlabel("multiply-accumulates per image", fontsize=12)
     axes.set_ylabel(f"rating: sum of {plot.metric}\n(lower is better)", fontsize=12)
-    axes.xaxis.set_major_formatter(lambda value, _: _in_words(value))
+    largest = axes.get_xlim()[1]
+    axes.xaxis.set_major_formatter(lambda value, _: _in_words(value, unit_of=largest))
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.06 * (high - low), high)  # room for the winner's name
     axes.tick_params(labelsize=11, color="#999999", labelcolor="#333333")
     axes.grid(color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -187,13 +173,9 @@ def _dress(axes: Any, plot: SearchPlot) -> None:
     axes.figure.legend(loc="outside right upper", fontsize=11, frameon=False, labelspacing=0.9)
 
 
-def _legend(point: Point) -> str:
-    return f"{point.name}\n{_in_words(point.macs)}, {point.loss:.4g}"
-
-
-def _in_words(macs: float) -> str:
-    """333,500,000 -> 333.5 M."""
+def _in_words(macs: float, *, unit_of: float | None = None) -> str:
+    """333,500,000 -> 333.5 M; in the unit that suits `unit_of`, if given."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(macs) >= size:
+        if abs(macs if unit_of is None else unit_of) >= size:
             return f"{macs / size:.4g}{unit}"
     return f"{macs:.4g}"

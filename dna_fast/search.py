@@ -109,7 +109,8 @@ def solve(
         top_k: How many best choices to return, ordered by loss, then lexicographically.
         method: ``front`` merges complete fronts; ``branch_and_bound`` prunes them with priced bounds, and finds good
             choices early; ``auto`` takes ``front`` only where no budget can bind. Both are exact.
-        time_limit_s: Seconds after which the best choice so far is returned with what is proven about it.
+        time_limit_s: Seconds after which the best choice so far is returned with what is proven about it. Sorting some
+            million partial choices is not interrupted, so the answer may come a little later.
         max_states: Most partial choices held at once, over all blocks; each takes 16 bytes and 8 more per budget end,
             and up to four times a block's share is held while that block is merged.
 

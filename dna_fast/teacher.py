@@ -193,8 +193,7 @@ class Teacher(nn.Module):
         for block in range(max(len(points), len(sizes))):
             want = expected[block] if block < len(sizes) else "no block"
             have = f"{points[block].channels}x{got[block]} ({points[block].name})" if block < len(points) else "no cut"
-            mark = "" if want in have else "  <-"
-            rows.append(f"{block:>5}  {want:<9}  {have}{mark}")
+            rows.append(f"{block:>5}  {want:<9}  {have}{'' if got[block:][:1] == [want] else '  <-'}")
         raise ValueError(
             f"a teacher whose cuts do not match the space at input_size {self.input_size}; choose cuts with "
             f"propose_cuts(..., sizes={tuple(sizes)}) or another resolution:\n" + "\n".join(rows)
@@ -268,7 +267,7 @@ def _data_config(model: nn.Module) -> dict[str, Any] | None:
         return None
     from timm.data.config import resolve_model_data_config
 
-    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    config = resolve_model_data_config(model)
     return {key: config[key] for key in ("mean", "std", "crop_pct", "interpolation", "input_size")}
 
 
@@ -302,12 +301,9 @@ def load_teacher(
     kwargs = dict(model_kwargs or {})
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    if checkpoint is not None:
-        model = timm.create_model(model_name, pretrained=False, **kwargs)
-        _load_checkpoint(model, Path(checkpoint))
-        return model
+    pretrained = pretrained and checkpoint is None
     try:
-        return timm.create_model(model_name, pretrained=pretrained, **kwargs)
+        model: nn.Module = timm.create_model(model_name, pretrained=pretrained, **kwargs)
     except Exception as error:
         if not pretrained or isinstance(error, TypeError):  # a TypeError is about model_kwargs
             raise
@@ -316,6 +312,9 @@ def load_teacher(
             f"could not get the pretrained weights of {model_name}: {type(error).__name__}: {error}. Without a network "
             "pass checkpoint='FILE.safetensors' (or .pth), fetched elsewhere, or pretrained=False for random weights"
         ) from error
+    if checkpoint is not None:
+        _load_checkpoint(model, Path(checkpoint))
+    return model
 
 
 def _check_model_name(model_name: str) -> None:
@@ -396,5 +395,6 @@ def build_efficientnet(
     options |= {"stem_size": stem_size, "num_features": num_features, "num_classes": num_classes}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs, too
-        stages = decode_arch_def([list(stage) for stage in arch_def])  # type: ignore[no-untyped-call]
-        return EfficientNet(stages, **options)
+        stages = decode_arch_def([list(stage) for stage in arch_def])
+        model: nn.Module = EfficientNet(stages, **options)
+    return model

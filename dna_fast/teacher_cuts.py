@@ -48,11 +48,6 @@ class CutPlan:
         """Teacher width behind each block, as the supernet asks for it."""
         return tuple(point.channels for point in self.points)
 
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates from the image to the last cut, batch 1."""
-        return sum(point.macs for point in self.points)
-
     def table(self) -> str:
         """Plain text for people: one line per block."""
         return cut_table(self.points, first_column="block")
@@ -84,6 +79,7 @@ class Execution:
     name: str
     calls: int = 0
     macs_to_end: int = 0  # macs of the whole network up to the end of this module
+    spatial_to_end: int = 0  # likewise: convolutions that look beyond one pixel
     in_shape: tuple[int, ...] | None = None
     output: Tensor | None = field(default=None, repr=False)  # None: not a single tensor
     version: int = 0  # of the output when the module returned it
@@ -164,14 +160,15 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _trace(model: nn.Module, run: Callable[[Tensor], Any], size: tuple[int, int, int], device: torch.device) -> Probe:
     """Calls `run`, which passes an image through the model, and watches the modules."""
     executions: dict[str, Execution] = {}
-    macs = 0
+    macs = spatial = 0
 
     def observe(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        nonlocal macs
+        nonlocal macs, spatial
         macs += _module_macs(module, args, output)
+        spatial += isinstance(module, nn.modules.conv._ConvNd) and max(module.kernel_size) > 1
         seen = executions.pop(name, None) or Execution(name)  # pop: a repeated module moves to its last place
         seen.calls += 1
-        seen.macs_to_end = macs
+        seen.macs_to_end, seen.spatial_to_end = macs, spatial
         seen.in_shape = tuple(args[0].shape[1:]) if args and isinstance(args[0], Tensor) else None
         if isinstance(output, Tensor):
             seen.output, seen.version, seen.node = output, output._version, output.grad_fn
@@ -281,9 +278,9 @@ def propose_cuts(
     """Chooses `num_blocks` cuts where resolution or width changes, balanced by cost.
 
     Objective, by dynamic programming, in this order: fewest faults (a block below a quarter of an equal share of the
-    network's macs; that much or more between the last cut and the last possible one); fewest cuts behind which neither
-    width nor resolution changes; smallest sum of squared macs over the blocks and the rest behind the last cut;
-    earliest cuts. Exact and deterministic.
+    network's macs; that much or more between the last cut and the first behind all convolutions larger than 1x1: only a
+    head is left out); fewest cuts behind which neither width nor resolution changes; smallest sum of squared macs over
+    the blocks and the rest behind the last cut; earliest cuts. Exact and deterministic.
 
     Args:
         model: any module that maps an image batch to anything.
@@ -374,6 +371,8 @@ def _choose(
     """Candidate numbers of the best cuts, or None if there are none; `propose_cuts` states the objective."""
     changes = [i + 1 == len(candidates) or e.shape != candidates[i + 1].shape for i, e in enumerate(candidates)]
 
+    body_end = next((e.macs_to_end for e in candidates if e.spatial_to_end == candidates[-1].spatial_to_end), 0)
+
     def is_small(macs: int) -> bool:
         return macs * num_blocks * SMALL_BLOCK_DIVISOR < total_macs
 
@@ -385,7 +384,7 @@ def _choose(
     def finished(cost: _Cost) -> _Cost:
         faults, unchanged, squares, cuts = cost
         end = candidates[cuts[-1]].macs_to_end
-        misses_stages = not is_small(candidates[-1].macs_to_end - end)
+        misses_stages = not is_small(body_end - end)
         return faults + misses_stages, unchanged, squares + (total_macs - end) ** 2, cuts
 
     best: dict[int, _Cost] = {-1: (0, 0, 0, ())}  # last cut -> the best cuts up to there

@@ -74,7 +74,7 @@ TABLE: Mapping[str, Row] = {
     "study": row("_files architecture search space tables numpy", "scipy"),
     # Data: knows no other room.
     "data": row("", "data.*"),
-    "data.dali": row("data.* numpy nvidia torch"),
+    "data.dali": row("data.* numpy torch", "nvidia"),
     "data.digits": row("data.* numpy", "PIL sklearn"),
     "data.errors": row(),
     "data.index": row("data.* numpy", "PIL"),
@@ -86,6 +86,7 @@ TABLE: Mapping[str, Row] = {
     "data.splits": row("data.* numpy"),
     "data.transforms": row(),
     "data.windows": row("data.* numpy"),
+    "data.workers": row("torch"),
     # Ops: each stands alone on the one library; the reference is for reading and tests.
     "ops": row("ops.*"),
     "ops._library": row("_C torch"),
@@ -256,7 +257,7 @@ SOLVER = {
         "problem": "",
         "solution": "",
         "chain": "problem",
-        "dominance": "chain chunks ordered problem",
+        "dominance": "chain chunks limit ordered problem",
         "bound": "chain limit problem",
         "forward": "bound chain dominance limit ordered",
         "near_ties": "chunks dominance ordered",

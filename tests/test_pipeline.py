@@ -230,7 +230,7 @@ def test_a_teacher_that_does_not_match_the_space_is_shown(
     arguments = ("train", config, "--out", tmp_path / "x", "--set", "teacher.cuts=[blocks.0, blocks.2]", "--set", "teacher.fit=null")
     error = _dna_fast(*arguments, expect=2, capsys=capsys)
     assert "a teacher whose cuts do not match the space" in error
-    assert "blocks.0: 8x16x16" in error
+    assert "8x16x16 (blocks.0)" in error
     assert "8x8" in error
 
 

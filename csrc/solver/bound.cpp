@@ -156,7 +156,8 @@ Relaxation improve_prices(const Chain& chain, Limit& limit) {
         std::vector<double> price = current.price;
         for (size_t r = 0; r < resources; ++r) price[r] = std::max(0.0, price[r] + step * excess[r] / scales[r]);
         current = bound_at(chain, sizes, std::move(price));
-        if (current.root > best.bound.root) {
+        // Prices can overflow with losses near the end of float64; such a bound says nothing.
+        if (current.root > best.bound.root && std::isfinite(current.root + current.slack)) {
             best.bound = current;
             stale = 0;
         } else if (++stale == patience) {

@@ -56,7 +56,9 @@ class Search {
     Search(const SearchTask& task, Limit& limit, Stats& stats) : task_(task), limit_(limit), stats_(stats) {}
 
     SearchResult run() {
-        widest_ = std::max<size_t>(task_.max_states / task_.chain.size(), 1);
+        constexpr size_t widest = size_t{1}
+                                  << 28;  // states have 32-bit numbers, also while several generations pile up
+        widest_ = std::clamp<size_t>(task_.max_states / task_.chain.size(), 1, widest);
         prepare();
         if (!task_.extremes.reachable[0][0] || result_.lower == infinity) {
             result_.proven = true;

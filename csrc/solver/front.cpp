@@ -30,10 +30,16 @@ Chain chain_of_all_costs(const Problem& problem) {
     return chain;
 }
 
+// States have 32-bit numbers, also while several generations pile up.
+constexpr size_t most_points = size_t{1} << 28;
+
 class Merger {
   public:
     Merger(const Problem& problem, size_t max_points, Limit& limit)
-        : problem_(problem), max_points_(max_points), limit_(limit), costs_(problem.costs().size()) {
+        : problem_(problem),
+          max_points_(std::min(max_points, most_points)),
+          limit_(limit),
+          costs_(problem.costs().size()) {
         const Chain all = chain_of_all_costs(problem);
         // A block-order sum of B terms is off by at most B 2^-53 of the losses' size, and two sums by twice that.
         slack_ = static_cast<double>(all.size() + 4) * all.loss_magnitude() * 0x1p-51;

@@ -65,6 +65,7 @@ void Problem::check_cost(const Cost& cost) {
         fail("cost '" + cost.name + "' must hold one array per block (" + std::to_string(blocks()) + "), got " +
              std::to_string(cost.blocks.size()));
     }
+    constexpr int64_t largest_int64 = std::numeric_limits<int64_t>::max();
     int64_t total = 0;
     for (size_t b = 0; b < blocks(); ++b) {
         const Column<int64_t>& column = cost.blocks[b];
@@ -80,7 +81,11 @@ void Problem::check_cost(const Cost& cost) {
         if (cost.reduce == Reduce::max) {
             total = std::max(total, largest);
         } else if (__builtin_add_overflow(total, largest, &total)) {
-            fail("the sum of cost '" + cost.name + "' could leave int64 at " + at_block(b) +
+            total = largest_int64;
+        }
+        // The last value stays free, so that "more than any total" can be said in int64 too.
+        if (total == largest_int64) {
+            fail("the total of cost '" + cost.name + "' could leave int64 at " + at_block(b) +
                  "; use a coarser unit for this cost");
         }
     }

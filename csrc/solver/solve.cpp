@@ -11,7 +11,6 @@ namespace dna_fast {
 namespace {
 
 void choose_method(const SolveOptions& options, const Chain& chain, Stats& stats, Method& method) {
-    const std::string resources = std::to_string(chain.resources());
     if (options.method) {
         method = *options.method;
         stats.reason = "asked for";
@@ -20,7 +19,8 @@ void choose_method(const SolveOptions& options, const Chain& chain, Stats& stats
         stats.reason = "no budget can bind, so a front holds one state per label";
     } else {
         method = Method::branch_and_bound;
-        stats.reason = resources + " binding budget ends: bounds leave fewer states than complete fronts";
+        stats.reason = "bounds leave fewer states than complete fronts; budget ends that can bind: " +
+                       std::to_string(chain.resources());
     }
     stats.method = method == Method::front ? "front" : "branch_and_bound";
 }

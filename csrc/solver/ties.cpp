@@ -45,11 +45,23 @@ class Walk {
     // Visits every choice within the target in lexicographic order until visit(loss, choice) returns false.
     template <class Visit>
     bool run(Visit visit) {
-        choice_.assign(task_.chain.size(), 0);
-        uses_.assign((task_.chain.size() + 1) * resources_, 0);
-        stop_ = false;
-        descend(0, 0, 0.0, visit);
-        return !limit_.reached_now();
+        const size_t blocks = task_.chain.size();
+        path_.assign(blocks + 1, {});
+        uses_.assign((blocks + 1) * resources_, 0);
+        choice_.assign(blocks, 0);
+        // A loop with its own stack: there may be more blocks than calls can nest.
+        for (size_t b = 0;;) {
+            if (b == blocks && !visit(path_[b].loss, choice_)) break;
+            if (b < blocks && descend(b)) {
+                ++b;
+            } else if (b == 0) {
+                break;
+            } else {
+                --b;
+            }
+            if (limit_.reached()) return false;
+        }
+        return true;
     }
 
   private:
@@ -151,24 +163,23 @@ class Walk {
         return false;
     }
 
-    template <class Visit>
-    void descend(size_t b, uint32_t row, double loss, Visit& visit) {
-        if (b == task_.chain.size()) {
-            stop_ = !visit(loss, choice_);
-            return;
-        }
+    // Moves to the next candidate of block b that can be completed. False: there is none left.
+    bool descend(size_t b) {
         const ChainBlock& block = task_.chain.blocks[b];
         const int64_t* use = uses_.data() + b * resources_;
         int64_t* next_use = uses_.data() + (b + 1) * resources_;
-        for (uint32_t i : promising_[b][row]) {
-            if (!block.allowed(row, i)) continue;
-            const double next_loss = loss + block.loss.at(row, i);
-            for (size_t r = 0; r < resources_; ++r) next_use[r] = use[r] + block.use[r].at(row, i);
-            if (!completes(b + 1, block.next_row(i), next_loss, next_use)) continue;
+        Step& step = path_[b];
+        const std::vector<uint32_t>& candidates = promising_[b][step.row];
+        while (step.next < candidates.size()) {
+            const uint32_t i = candidates[step.next++];
+            const double loss = step.loss + block.loss.at(step.row, i);
+            for (size_t r = 0; r < resources_; ++r) next_use[r] = use[r] + block.use[r].at(step.row, i);
+            if (!completes(b + 1, block.next_row(i), loss, next_use)) continue;
             choice_[b] = i;
-            descend(b + 1, block.next_row(i), next_loss, visit);
-            if (stop_ || limit_.reached()) return;
+            path_[b + 1] = {block.next_row(i), loss, 0};
+            return true;
         }
+        return false;
     }
 
     const TieTask& task_;
@@ -180,9 +191,14 @@ class Walk {
     std::vector<std::vector<std::vector<int64_t>>> completions_;
     std::vector<std::vector<std::vector<uint32_t>>> promising_;  // [block][row] candidates, ascending
     size_t held_ = 0;
+    struct Step {
+        uint32_t row = 0;
+        double loss = 0;
+        size_t next = 0;  // position in promising_
+    };
+    std::vector<Step> path_;  // [border] of the walk
     std::vector<uint32_t> choice_;
     std::vector<int64_t> uses_;  // [blocks + 1, resources] of the prefix under the walk
-    bool stop_ = false;
 };
 
 }  // namespace

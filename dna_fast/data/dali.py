@@ -10,6 +10,7 @@ On a GPU, DALI resizes too, on the device.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from dna_fast.data.loader import Batch
 from dna_fast.data.order import BatchOrder
 from dna_fast.data.pixels import Draws, draw, finish
 from dna_fast.data.probe import explain
-from dna_fast.data.transforms import TrainTransform, Transform
+from dna_fast.data.transforms import EvalTransform, TrainTransform, Transform
 from dna_fast.data.windows import UNIFORMS_PER_WINDOW, Geometry, centre_windows, random_windows
 from dna_fast.data.workers import single_core_pool
 
@@ -61,10 +62,12 @@ class _Feed:
     def __call__(self) -> list[Any]:
         job = next(self.jobs)  # its StopIteration tells DALI that the epoch is over
         self.pending.append(job)
-        paths = [np.frombuffer(self._index.path(k).encode(), np.uint8) for k in job.indices]
+        paths = [np.frombuffer(os.fsencode(self._index.path(k)), np.uint8) for k in job.indices]
         geometry = job.geometry
         inputs = [paths, geometry.anchor, geometry.shape]
-        return [*inputs, geometry.resized, geometry.corner] if self.resizes else inputs
+        if not self.resizes:
+            return inputs
+        return [*inputs, geometry.resized.astype(np.float32), geometry.corner]  # fn.resize takes sizes as floats only
 
 
 @dataclass
@@ -89,7 +92,7 @@ class DaliLoader:
         seed: non-negative; order and augmentation follow from it.
         training: shuffle every epoch and drop the last partial batch; otherwise the order of the index, all images.
         device: "cpu", "cuda" or "cuda:<n>": where images are decoded and delivered.
-        threads: CPU threads that decode; on the CPU, as many again augment, mostly in turns with them.
+        threads: CPU threads that decode; with device "cpu", as many more resize and augment.
         prefetch: batches decoded ahead.
         rank, world_size: this process's share. Training ranks cut each global batch of batch_size * world_size images
             consecutively; evaluation ranks share out whole batches, every image once.
@@ -220,8 +223,9 @@ class DaliLoader:
 
     def _decode_one(self, position: int) -> None:
         """Decodes a whole image by itself; raises DALI's own error."""
-        stream = self._build()
-        stream.feed.jobs = iter([self._job(np.array([position]), epoch=0)])
+        one, stream = np.array([position]), self._build()
+        whole = centre_windows(self.index.widths[one], self.index.heights[one], EvalTransform(self.transform.size))
+        stream.feed.jobs = iter([_Job(one, whole, None)])
         stream.pipeline.run()
 
 
@@ -253,7 +257,7 @@ def _pipeline(feed: _Feed, transform: Transform, *, on_gpu: bool, **options: Any
         if feed.resizes:
             resized, corner = inputs[3:]
             pixels = fn.resize(pixels, size=resized, interp_type=kinds[transform.interpolation], antialias=True)
-            pixels = fn.slice(pixels, corner, shape=[transform.size, transform.size], axis_names="HW")
+            pixels = fn.slice(pixels, start=corner, shape=[transform.size, transform.size], axis_names="HW")
         pipeline.set_outputs(pixels)
     pipeline.build()
     return pipeline

@@ -79,7 +79,9 @@ class ImageIndex:
             raise DataError(_describe_bad([f"{folder / files[k]} ({headers[k]})" for k in bad]))
         good = [position for position, header in enumerate(headers) if not isinstance(header, str)]
         if not good:
-            raise DataError(f"image folder: no readable image in {folder}, all {len(bad)} are damaged; get the data again")
+            raise DataError(
+                f"image folder: no readable image in {folder}, all {len(bad)} are damaged; get the data again"
+            )
         sizes = np.array([headers[k] for k in good], np.int64)
         return cls(
             root=str(folder),
@@ -106,7 +108,7 @@ class ImageIndex:
         if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
             raise ValueError(f"subset: indices must be a 1-D list of integers, got {chosen.dtype} {chosen.shape}")
         chosen = chosen.astype(np.int64)
-        if chosen.size and not (0 <= chosen.min() and chosen.max() < len(self)):
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise ValueError(f"subset: indices must be in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         if len(np.unique(chosen)) != len(chosen):
             raise ValueError("subset: indices must not repeat; every image may appear once")

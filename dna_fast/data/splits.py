@@ -10,9 +10,7 @@ from dna_fast.data.keyed import Purpose, keys
 REST = "rest"
 
 
-def class_balanced_split(
-    labels: NDArray[np.int64], counts: dict[str, int], seed: int
-) -> dict[str, NDArray[np.int64]]:
+def class_balanced_split(labels: NDArray[np.int64], counts: dict[str, int], seed: int) -> dict[str, NDArray[np.int64]]:
     """Draws disjoint subsets in which every class appears equally often, and returns what is left as "rest".
 
     The result depends on labels, counts and their order, and the seed, on nothing else. Within a subset the counts of

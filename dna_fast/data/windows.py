@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def random_windows(
     first = fits.argmax(axis=1)
     rows = np.arange(len(widths))
     drawn = np.stack([tried_heights[rows, first], tried_widths[rows, first]], axis=1)
-    found = fits.any(axis=1)[:, None]
+    found = fits.any(axis=1, keepdims=True)
     shape = np.where(found, drawn, _centre_shapes(widths, heights, ratio))
     room = np.stack([heights, widths], axis=1) - shape
     anchor = np.where(found, np.floor(draws[:, 2 * _ATTEMPTS :] * (room + 1)), room // 2)
@@ -81,5 +82,6 @@ def centre_windows(widths: Int32s, heights: Int32s, transform: EvalTransform) ->
     return _geometry(np.zeros_like(whole), whole, resized, corner)
 
 
-def _geometry(anchor: NDArray, shape: NDArray, resized: NDArray, corner: NDArray) -> Geometry:
-    return Geometry(*(np.ascontiguousarray(part, np.int32) for part in (anchor, shape, resized, corner)))
+def _geometry(*parts: NDArray[Any]) -> Geometry:
+    """Geometry's fields, in their order, from arrays of whole numbers of any type."""
+    return Geometry(*(np.ascontiguousarray(part, np.int32) for part in parts))

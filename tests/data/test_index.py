@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("PIL", reason="needs Pillow")
 
-from conftest import SIZES, picture
+from data.pictures import SIZES, picture
 
 from dna_fast.data import DataError, ImageIndex
 
@@ -21,9 +21,13 @@ def folder(photos: Path, tmp_path: Path) -> Path:
 
 def test_scan_lists_names_labels_and_sizes(photos: Path) -> None:
     index = ImageIndex.scan(photos)
-    assert index.classes == ("ape", "bee", "cat") and len(index) == 21 and index.skipped == 0
-    assert index.files[:2] == ("ape/0.jpg", "ape/1.jpg") and index.files[-1] == "cat/6.jpg"
-    assert index.labels.dtype == np.int64 and index.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+    assert index.classes == ("ape", "bee", "cat")
+    assert len(index) == 21
+    assert index.skipped == 0
+    assert index.files[:2] == ("ape/0.jpg", "ape/1.jpg")
+    assert index.files[-1] == "cat/6.jpg"
+    assert index.labels.dtype == np.int64
+    assert index.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
     assert list(zip(index.widths.tolist(), index.heights.tolist(), strict=True)) == list(SIZES) * 3
     assert index.widths.dtype == index.heights.dtype == np.int32
     assert index.file_bytes.tolist() == [Path(index.path(k)).stat().st_size for k in range(21)]
@@ -64,8 +68,10 @@ def test_fingerprint_notices(folder: Path, change: str) -> None:
 def test_subset_keeps_the_meaning_of_labels(photos: Path) -> None:
     index = ImageIndex.scan(photos)
     part = index.subset([20, 3, 8])
-    assert part.files == ("cat/6.jpg", "ape/3.jpg", "bee/1.jpg") and part.labels.tolist() == [2, 0, 1]
-    assert part.classes == index.classes and part.path(1) == index.path(3)
+    assert part.files == ("cat/6.jpg", "ape/3.jpg", "bee/1.jpg")
+    assert part.labels.tolist() == [2, 0, 1]
+    assert part.classes == index.classes
+    assert part.path(1) == index.path(3)
     assert part.widths.tolist() == [SIZES[6][0], SIZES[3][0], SIZES[1][0]]
     assert part.fingerprint() != index.subset([3, 20, 8]).fingerprint()
     assert len(index.subset([])) == 0
@@ -96,7 +102,7 @@ def test_file_instead_of_a_folder(photos: Path) -> None:
 def test_folder_without_class_folders(tmp_path: Path, content: str) -> None:
     if content == "images":
         picture(20, 20, seed=0).save(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="has no class folders; expected .*/<class>/<image>"):
+    with pytest.raises(ValueError, match=r"has no class folders; expected .*/<class>/<image>"):
         ImageIndex.scan(tmp_path)
 
 
@@ -108,14 +114,18 @@ def test_class_folder_without_images(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "the file is empty"), (b"<html>404</html>" * 9, "not an image")], ids=["empty", "garbage"]
+    ("content", "reason"),
+    [(b"", "the file is empty"), (b"<html>404</html>" * 9, "not an image")],
+    ids=["empty", "garbage"],
 )
 def test_unreadable_image_is_named_or_skipped(folder: Path, content: bytes, reason: str) -> None:
     (folder / "bee" / "2.jpg").write_bytes(content)
     with pytest.raises(DataError, match=rf"1 unreadable image\(s\): .*/bee/2\.jpg \({reason}.*on_bad=\"skip\""):
         ImageIndex.scan(folder)
     index = ImageIndex.scan(folder, on_bad="skip")
-    assert index.skipped == 1 and len(index) == 20 and "bee/2.jpg" not in index.files
+    assert index.skipped == 1
+    assert len(index) == 20
+    assert "bee/2.jpg" not in index.files
     assert np.bincount(index.labels).tolist() == [7, 6, 7]
 
 
@@ -129,7 +139,7 @@ def test_many_unreadable_images_are_counted(folder: Path) -> None:
 def test_no_readable_image_at_all(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.png").write_bytes(b"")
-    with pytest.raises(DataError, match="no readable image in .*, all 1 are damaged"):
+    with pytest.raises(DataError, match=r"no readable image in .*, all 1 are damaged"):
         ImageIndex.scan(tmp_path, on_bad="skip")
 
 

@@ -43,7 +43,8 @@ def test_every_field_changes_every_number(field: str) -> None:
 
 def test_numbers_are_uniform_and_uncorrelated() -> None:
     numbers = uniform(0, 0, np.arange(20_000), Purpose.COLOR, 3)
-    assert 0.0 <= numbers.min() and numbers.max() < 1.0
+    assert numbers.min() >= 0.0
+    assert numbers.max() < 1.0
     counts = np.histogram(numbers, 100, (0, 1))[0]
     chi_square = ((counts - 600) ** 2 / 600).sum()
     assert chi_square < 99 + 5 * np.sqrt(2 * 99)  # mean and five standard deviations of the chi-square law

@@ -1,5 +1,8 @@
 """Batches and shards: nothing lost, nothing twice, and the same global batch on any number of ranks."""
 
+import functools
+import operator
+
 import numpy as np
 import pytest
 
@@ -22,7 +25,8 @@ def test_evaluation_sees_every_image_once_in_order(num_images: int, world_size: 
         seen += mine
     assert seen == whole  # the very batches of one process: per-batch means do not depend on the ranks
     assert [k for batch in whole for k in batch] == list(range(num_images))
-    assert all(len(batch) == 4 for batch in whole[:-1]) and len(whole[-1]) == (num_images - 1) % 4 + 1
+    assert all(len(batch) == 4 for batch in whole[:-1])
+    assert len(whole[-1]) == (num_images - 1) % 4 + 1
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -31,16 +35,24 @@ def test_training_global_batch_does_not_depend_on_the_ranks(num_images: int, wor
     whole = batches(BatchOrder(num_images, 6, 5, training=True), epoch=3)
     ranks = [BatchOrder(num_images, 6 // world_size, 5, True, rank, world_size) for rank in range(world_size)]
     assert {len(order) for order in ranks} == {num_images // 6}
-    joined = [sum(parts, []) for parts in zip(*(batches(order, epoch=3) for order in ranks), strict=True)]
+    joined = [
+        functools.reduce(operator.iadd, parts, [])
+        for parts in zip(*(batches(order, epoch=3) for order in ranks), strict=True)
+    ]
     assert joined == whole
-    flat = sum(whole, [])
+    flat = functools.reduce(operator.iadd, whole, [])
     assert len(set(flat)) == len(flat) == num_images // 6 * 6
 
 
 def test_training_shuffles_by_epoch_and_seed() -> None:
-    orders = [sum(batches(BatchOrder(64, 8, seed, True), epoch), []) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [
+        functools.reduce(operator.iadd, batches(BatchOrder(64, 8, seed, True), epoch), [])
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
     assert all(sorted(order) == list(range(64)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4 and list(range(64)) not in orders
+    assert len({tuple(order) for order in orders}) == 4
+    assert list(range(64)) not in orders
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

@@ -28,11 +28,14 @@ def test_import_loads_neither_torch_nor_dali() -> None:
         "sys.exit(str(sorted({'torch', 'nvidia.dali', 'PIL', 'sklearn'} & set(sys.modules)) or 0))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.strip() == "0" and done.returncode == 1  # sys.exit(text) prints it and returns 1
+    assert done.stderr.strip() == "0"
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize("name", dna_fast.data.__all__)
 def test_public_name_resolves(name: str) -> None:
+    if name == "DaliLoader":
+        pytest.importorskip("torch", reason="needs torch")
     assert getattr(dna_fast.data, name).__name__ == name
     assert name in dir(dna_fast.data)
 

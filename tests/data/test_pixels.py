@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from dna_fast.data.pixels import draw, erase, finish, jitter_color, normalise, warp
-from dna_fast.data.transforms import EvalTransform, TrainTransform
+from dna_fast.data.pixels import draw, erase, finish, jitter_color, normalise, warp  # noqa: E402
+from dna_fast.data.transforms import EvalTransform, TrainTransform  # noqa: E402
 
 PLAIN = TrainTransform(16, flip=0.0, color_jitter=0.0, erase_prob=0.0)
 
@@ -28,7 +28,8 @@ def test_evaluation_only_normalises() -> None:
     expected = (source.permute(0, 3, 1, 2) / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor(
         [0.5, 0.6, 0.7]
     ).view(3, 1, 1)
-    assert images.dtype == torch.float32 and images.is_contiguous(memory_format=torch.channels_last)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(images, expected)
 
 
@@ -69,7 +70,8 @@ def test_color_jitter_clamps() -> None:
 
 def test_color_factors_stay_in_range() -> None:
     wide = drawn(replace(PLAIN, color_jitter=0.4), 5000).color
-    assert 0.6 <= wide.min() < 0.61 and 1.39 < wide.max() <= 1.4
+    assert 0.6 <= wide.min() < 0.61
+    assert 1.39 < wide.max() <= 1.4
     assert drawn(replace(PLAIN, color_jitter=2.0), 100).color.min() >= 0.0
 
 
@@ -93,10 +95,13 @@ def test_erased_windows_have_the_asked_areas_aspects_and_rate() -> None:
     top, left, rows, columns = draws.erase.T
     hit = rows > 0
     assert abs(hit.mean() - 0.5) < 5 * 0.5 / np.sqrt(4000)  # five standard errors
-    assert (top + rows <= 224).all() and (left + columns <= 224).all()
+    assert (top + rows <= 224).all()
+    assert (left + columns <= 224).all()
     area, aspect = rows[hit] * columns[hit] / 224**2, rows[hit] / columns[hit]
-    assert 0.019 < area.min() < 0.025 and 0.32 < area.max() < 0.34
-    assert 0.29 < aspect.min() < 0.32 and 3.1 < aspect.max() < 3.4
+    assert 0.019 < area.min() < 0.025
+    assert 0.32 < area.max() < 0.34
+    assert 0.29 < aspect.min() < 0.32
+    assert 3.1 < aspect.max() < 3.4
 
 
 def test_erase_fills_the_window_with_normal_noise_and_nothing_else() -> None:
@@ -111,7 +116,8 @@ def test_erase_fills_the_window_with_normal_noise_and_nothing_else() -> None:
         assert (images[k] == 100.0).sum() == 3 * (64 * 64 - rows * columns)
     values = torch.cat(noise)
     error = 5 / np.sqrt(len(values))  # five standard errors of a mean; a variance has sqrt(2) of it
-    assert abs(values.mean()) < error and abs(values.var() - 1) < 1.5 * error
+    assert abs(values.mean()) < error
+    assert abs(values.var() - 1) < 1.5 * error
     assert len(values.unique()) > 0.9 * len(values)  # per pixel and channel, not one colour per window
 
 

@@ -39,7 +39,8 @@ def test_the_odd_images_do_not_always_come_from_the_same_classes() -> None:
 
 def test_the_seed_decides_and_nothing_else() -> None:
     first, again, other = (class_balanced_split(LEVEL, {"a": 20}, seed)["a"] for seed in (1, 1, 2))
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
     relabelled = class_balanced_split(LEVEL * 10, {"a": 20}, 1)["a"]
     assert np.array_equal(first, relabelled)
 

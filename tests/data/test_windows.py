@@ -20,9 +20,11 @@ def draws(seed: int = 0) -> np.ndarray:
 def test_random_windows_lie_inside(width: int, height: int) -> None:
     sizes = np.full(N, width, np.int32), np.full(N, height, np.int32)
     geometry = random_windows(*sizes, draws(), (0.08, 1.0), (3 / 4, 4 / 3), 32)
-    assert (geometry.anchor >= 0).all() and (geometry.shape >= 1).all()
+    assert (geometry.anchor >= 0).all()
+    assert (geometry.shape >= 1).all()
     assert (geometry.anchor + geometry.shape <= [height, width]).all()
-    assert (geometry.resized == 32).all() and (geometry.corner == 0).all()
+    assert (geometry.resized == 32).all()
+    assert (geometry.corner == 0).all()
 
 
 def test_random_windows_cover_the_asked_areas_and_aspects() -> None:
@@ -30,16 +32,20 @@ def test_random_windows_cover_the_asked_areas_and_aspects() -> None:
     geometry = random_windows(*sizes, draws(), (0.2, 0.6), (0.8, 1.25), 32)
     rows, columns = geometry.shape.T.astype(float)
     area, aspect = rows * columns / 200_000, columns / rows
-    assert 0.198 < area.min() < 0.21 and 0.59 < area.max() < 0.602  # whole pixels: 1 / 200 per side
-    assert 0.79 < aspect.min() < 0.81 and 1.23 < aspect.max() < 1.26
+    assert 0.198 < area.min() < 0.21
+    assert 0.59 < area.max() < 0.602
+    assert 0.79 < aspect.min() < 0.81
+    assert 1.23 < aspect.max() < 1.26
     assert abs(area.mean() - 0.4) < 5 * 0.4 / math.sqrt(12 * N)  # five standard errors of a uniform mean
     room = np.array([400, 500]) - geometry.shape
-    assert (geometry.anchor == 0).any(0).all() and (geometry.anchor == room).any(0).all()  # both borders are reached
+    assert (geometry.anchor == 0).any(0).all()
+    assert (geometry.anchor == room).any(0).all()
 
 
 def test_an_image_too_long_for_any_window_gets_its_centre() -> None:
     geometry = random_windows(np.array([1000]), np.array([10]), draws()[:1], (0.9, 1.0), (3 / 4, 4 / 3), 32)
-    assert geometry.shape.tolist() == [[10, 13]] and geometry.anchor.tolist() == [[0, 493]]
+    assert geometry.shape.tolist() == [[10, 13]]
+    assert geometry.anchor.tolist() == [[0, 493]]
 
 
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
@@ -47,13 +53,14 @@ def test_an_image_too_long_for_any_window_gets_its_centre() -> None:
 def test_centre_windows_follow_torchvision(size: int, crop_pct: float) -> None:
     widths, heights = np.random.default_rng(0).integers(1, 700, (2, 200)).astype(np.int32)
     geometry = centre_windows(widths, heights, EvalTransform(size, crop_pct))
-    short = int(math.floor(size / crop_pct))
+    short = math.floor(size / crop_pct)
     for k, (width, height) in enumerate(zip(widths.tolist(), heights.tolist(), strict=True)):
         long = int(short * max(width, height) / min(width, height))
         rows, columns = (short, long) if height <= width else (long, short)
         assert geometry.resized[k].tolist() == [rows, columns]
-        assert geometry.corner[k].tolist() == [int(round((rows - size) / 2)), int(round((columns - size) / 2))]
-        assert geometry.shape[k].tolist() == [height, width] and geometry.anchor[k].tolist() == [0, 0]
+        assert geometry.corner[k].tolist() == [round((rows - size) / 2), round((columns - size) / 2)]
+        assert geometry.shape[k].tolist() == [height, width]
+        assert geometry.anchor[k].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

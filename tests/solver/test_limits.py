@@ -70,6 +70,14 @@ def test_few_states_leave_the_infeasible_unproven() -> None:
     assert solve(*arguments, max_states=6).status == "limit"
 
 
+def test_more_blocks_than_calls_can_nest() -> None:
+    blocks = 50_000
+    losses, costs = [np.array([1.0, 0.0])] * blocks, {"macs": [np.array([0, 1])] * blocks}
+    solution = solve(losses, costs, {"macs": blocks}, top_k=2)
+    assert (solution.status, solution.loss, solution.stats["ties"]) == ("optimal", 0.0, "resolved")
+    assert solution.alternatives[0].choice == (0,) + (1,) * (blocks - 1)
+
+
 class Alarm(Exception):
     pass
 

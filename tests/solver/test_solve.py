@@ -134,6 +134,14 @@ def test_methods_agree_where_brute_force_cannot_go(seed: int) -> None:
     assert points_of(front) == points_of(bounded)
 
 
+@pytest.mark.parametrize("scale", [1e-310, 1e-300, 1e300])
+def test_losses_near_the_ends_of_float64(scale: float) -> None:
+    losses = [np.array([5.0, 3.0, 1.0]) * scale] * 3
+    costs = {"macs": [np.array([1, 2, 4])] * 3}
+    points = oracle.best(oracle.Instance(losses, {"macs": CostSpec(costs["macs"])}, None, {"macs": 8}), 3)
+    assert points_of(solve(losses, costs, {"macs": 8}, top_k=3)) == points
+
+
 def test_smallest_feasible_of_costs_beyond_float64() -> None:
     big = 2**60
     costs = {"bytes": [[big + 1, big + 3], [big + 7, big + 4]], "macs": [[5, 1], [5, 9]]}
@@ -143,13 +151,15 @@ def test_smallest_feasible_of_costs_beyond_float64() -> None:
 
 
 def test_costs_up_to_the_end_of_int64() -> None:
-    most = np.iinfo(np.int64).max
+    most = int(np.iinfo(np.int64).max) - 1  # the last value is kept for "more than any total"
     costs = {"bytes": [[most - 5, most - 6], [5, 3]]}
     assert solve([[0, 1], [0, 1]], costs, {"bytes": (most, None)}).choice == (0, 0)
     assert solve([[0, 1], [0, 1]], costs, {"bytes": most - 2}).choice == (0, 1)
     assert solve([[0, 1], [0, 1]], costs, {"bytes": most - 3}).choice == (1, 1)
     assert solve([[0, 1], [0, 1]], costs, {"bytes": most - 4}).smallest_feasible == {"bytes": most - 3}
-    assert solve([[0, 1], [0, 1]], costs, {"bytes": (most + 1, None)}).status == "infeasible"
+    assert solve([[0, 1], [0, 1]], costs, {"bytes": (most + 1, None)}).smallest_feasible == {"bytes": None}
+    with pytest.raises(ValueError, match="total of cost 'bytes' could leave int64"):
+        solve([[0, 1], [0, 1]], {"bytes": [[most - 5, 0], [6, 0]]}, {})
 
 
 def test_auto_says_what_it_chose_and_why() -> None:
@@ -157,5 +167,5 @@ def test_auto_says_what_it_chose_and_why() -> None:
     loose, tight = (solve(losses, costs, {"macs": end}).stats for end in (100, 7))
     assert (loose["method"], tight["method"]) == ("front", "branch_and_bound")
     assert "no budget can bind" in loose["reason"]
-    assert "1 binding budget end" in tight["reason"]
+    assert "budget ends that can bind: 1" in tight["reason"]
     assert tight["candidates"] == [2, 2]
