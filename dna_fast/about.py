@@ -9,7 +9,16 @@ from pathlib import Path
 
 from dna_fast import __version__
 
-PACKAGES = ("numpy", "torch", "torchvision", "timm", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "scipy", "safetensors")
+PACKAGES = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "timm",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "scipy",
+    "safetensors",
+)
 
 
 def facts() -> dict[str, str]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dna_fast._files import read_json, write_json, written_aside
+from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
 
 FORMAT, VERSION = "dna_fast.supernet", 1
 
@@ -61,7 +62,7 @@ def save_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     for b, (block, optimizer) in enumerate(zip(blocks, optimizers, strict=True)):
         with written_aside(directory / f"block_{b}.safetensors") as aside:
-            save_file({**_weights(block), **_optimizer_tensors(block, optimizer)}, aside)
+            save_file({**_weights(block), **optimizer_tensors(block, optimizer)}, aside)
     state = {"format": FORMAT, "version": VERSION, "identity": identity, "directory": directory.name}
     write_json(root / "state.json", {**state, "position": asdict(position), "history": list(history)})
     for old in root.glob("step_*"):
@@ -116,29 +117,8 @@ def load_block(
     except RuntimeError as error:
         raise ValueError(f"{path}: does not fit this space: {error}") from error
     if optimizer is not None:
-        _load_optimizer(block, optimizer, tensors)
+        load_optimizer(block, optimizer, tensors)
 
 
 def _weights(block: nn.Module) -> dict[str, Tensor]:
-    return {f"weight.{name}": t.detach().contiguous() for name, t in block.state_dict().items()}
-
-
-def _optimizer_tensors(block: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names: dict[Tensor, str] = {p: name for name, p in block.named_parameters()}
-    return {
-        f"optimizer.{key}.{names[p]}": value.detach().contiguous()
-        for p, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def _load_optimizer(block: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    parameters = dict(block.named_parameters())
-    optimizer.state.clear()
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, key, parameter_name = name.split(".", 2)
-            p = parameters[parameter_name]
-            # Adam's step counter lives where Adam created it; the moments live with (and in the layout of) their parameter.
-            value = tensor if tensor.dim() == 0 else torch.empty_like(p).copy_(tensor)
-            optimizer.state[p][key] = value.to(p.device) if tensor.dim() == 0 and p.is_cuda else value
+    return {f"weight.{name}": t.detach().cpu().contiguous() for name, t in block.state_dict().items()}

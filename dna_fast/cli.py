@@ -34,7 +34,10 @@ app = typer.Typer(
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the configuration (train.epochs=3). Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the configuration (train.epochs=3). Repeatable."
+    ),
 ]
 
 
@@ -64,7 +67,9 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML configuration, or a run directory to go on with.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML configuration, or a run directory to go on with.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Run directory; needed with a configuration file.")] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -75,7 +80,9 @@ def train(
     if config.is_dir():
         run = Run.open(config)
         if overrides:
-            raise ValueError("--set: a run that exists keeps its configuration; give the configuration file and another --out")
+            raise ValueError(
+                "--set: a run that exists keeps its configuration; give the configuration file and another --out"
+            )
     else:
         if out is None:
             raise ValueError(f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}")
@@ -97,8 +104,12 @@ def rate(run: RunDir) -> None:
 
 @app.command()
 def cost(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run directory: writes the costs of every candidate.")] = None,
-    model: Annotated[str | None, typer.Option(help="A published model (dna_a .. dna_d, efficientnet_b0) or an architecture file.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run directory: writes the costs of every candidate.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A published model (dna_a .. dna_d, efficientnet_b0) or an architecture file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Exact costs: of a published or found architecture, or of every candidate of a run's space."""
@@ -124,16 +135,25 @@ def cost(
 
 @app.command()
 def search(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A rated run directory; or give --ratings and --costs.")] = None,
-    ratings: Annotated[Path | None, typer.Option(help="A table of ratings (.npz).")] = None,
-    costs: Annotated[Path | None, typer.Option(help="A table of costs (.npz); default: exact costs of the ratings' space.")] = None,
-    maximum: Annotated[
-        list[str] | None, typer.Option("--max", metavar="COST=BOUND", help="Upper bound, inclusive, e.g. macs=460M. Repeatable.")
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A rated run directory; or give --ratings and --costs.")
     ] = None,
-    minimum: Annotated[list[str] | None, typer.Option("--min", metavar="COST=BOUND", help="Lower bound, inclusive. Repeatable.")] = None,
+    ratings: Annotated[Path | None, typer.Option(help="A table of ratings (.npz).")] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="A table of costs (.npz); default: exact costs of the ratings' space.")
+    ] = None,
+    maximum: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="COST=BOUND", help="Upper bound, inclusive, e.g. macs=460M. Repeatable."),
+    ] = None,
+    minimum: Annotated[
+        list[str] | None, typer.Option("--min", metavar="COST=BOUND", help="Lower bound, inclusive. Repeatable.")
+    ] = None,
     metric: Annotated[str | None, typer.Option(help="Rating to minimise; default: the table's own.")] = None,
     top: Annotated[int | None, typer.Option(help="How many of the best to list.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write search.json and architecture.json; default: RUN.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write search.json and architecture.json; default: RUN.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the best architectures under budgets, exactly."""
@@ -184,7 +204,9 @@ def info(as_json: AsJson = False) -> None:
 
 
 @app.callback()
-def _options(traceback: Annotated[bool, typer.Option("--traceback", help="Show where a failure came from.")] = False) -> None:
+def _options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where a failure came from.")] = False,
+) -> None:
     """Options before the subcommand; `main` reads --traceback itself, because failures end there."""
 
 
@@ -192,10 +214,15 @@ def main() -> None:
     """Entry point: a failure is one message on standard error and an exit code, not a traceback."""
     try:
         code = app(standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):  # Ctrl-C is Abort in some releases of typer, in others it is returned as a code
+    except (
+        KeyboardInterrupt,
+        typer.Abort,
+    ):  # Ctrl-C is Abort in some releases of typer, in others it is returned as a code
         code = EXIT_INTERRUPTED
     except Exception as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error; its class moved between typer's versions
+        if hasattr(error, "show") and hasattr(
+            error, "exit_code"
+        ):  # a usage error; its class moved between typer's versions
             error.show()
             sys.exit(error.exit_code)
         if "--traceback" in sys.argv or not isinstance(error, EXPECTED):
@@ -204,5 +231,7 @@ def main() -> None:
         code = EXIT_ERROR
     if code == EXIT_INTERRUPTED:
         command = shlex.join(["dna-fast", *sys.argv[1:]])
-        sys.stderr.write(f"\ninterrupted; what was finished is saved. To go on, give the same command again: {command}\n")
+        sys.stderr.write(
+            f"\ninterrupted; what was finished is saved. To go on, give the same command again: {command}\n"
+        )
     sys.exit(code)

@@ -203,7 +203,13 @@ class RetrainConfig(Section):
     section: ClassVar[str] = "retrain"
     epochs: int = key("Passes over the training images.", 500, unit="epochs", rule=POSITIVE)
     optimizer: Literal["rmsproptf", "adamw", "sgd"] = key("timm's name of the optimizer.", "rmsproptf")
+    opt_eps: float | None = key("Epsilon of the optimizer; null: its own.", 1e-3, unit="gradient", rule=POSITIVE)
     lr: float = key("Peak learning rate at batch_size.", 0.256, unit="per step", rule=POSITIVE)
+    schedule: Literal["cosine", "step"] = key(
+        "Learning rate per step: cosine to zero, or decay_rate every decay_epochs.", "step"
+    )
+    decay_epochs: float = key("Of schedule: step.", 2.4, unit="epochs", rule=POSITIVE)
+    decay_rate: float = key("Of schedule: step.", 0.97, unit="per decay_epochs", rule=DECAY)
     weight_decay: float = key("Weight decay, not on biases and norms.", 1e-5, unit="per step", rule=NOT_NEGATIVE)
     batch_size: int = key("Images per step, over all processes.", 4096, unit="images", rule=POSITIVE)
     warmup_epochs: float = key("Linear rise of the learning rate.", 5.0, unit="epochs", rule=NOT_NEGATIVE)
@@ -214,9 +220,12 @@ class RetrainConfig(Section):
     distill_weight: float = key("Share of the loss against the teacher's logits.", 0.0, unit="fraction", rule=FRACTION)
     distill_temperature: float = key("Softens both logits.", 1.0, unit="logits", rule=POSITIVE)
     random_baselines: int = key(
-        "Random architectures under the same bounds, retrained alike.", 1, unit="architectures", rule=NOT_NEGATIVE
+        "Random architectures of the winner's macs (within 1 %), retrained alike.",
+        1,
+        unit="architectures",
+        rule=NOT_NEGATIVE,
     )
-    largest: bool = key("Retrain the costliest architecture under the bounds, too.", True)
+    largest: bool = key("Retrain the architecture of most macs in the space, too.", True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from dna_fast.report import Point, SearchPlot, plot_search
 from dna_fast.stages import Compared, compare, prepare_teacher, rate_candidates, train_supernet
 
 # Seconds that each stage may take on two CPU cores; together below ten minutes. Printed beside what it took.
-BUDGETS_S = {"teacher": 120, "supernet": 150, "rating": 120, "search": 10, "retraining": 180}
+BUDGETS_S = {"teacher": 120, "supernet": 180, "rating": 60, "search": 10, "retraining": 210}
 CLOUD = 2000  # random architectures in the plot
 
 
@@ -32,14 +32,22 @@ def run_demo(config: Path, out: Path, display: Display, overrides: Sequence[str]
     """
     clock = _Clock(display)
     if (out / "config.yaml").exists():
-        display.say(f"[yellow]{out} exists: what is finished there is used again. For a new run choose another --out.[/yellow]")
+        display.say(
+            f"[yellow]{out} exists: what is finished there is used again. For a new run choose another --out.[/yellow]"
+        )
     run = Run.start(config, out, overrides)
     display.say(f"Search space {run.space.summary()}. Everything goes to {out}.")
-    with clock.stage("teacher", "1. A teacher: a small EfficientNet learns the 1,797 handwritten digits, then is cut into blocks"):
+    with clock.stage(
+        "teacher", "1. A teacher: a small EfficientNet learns the 1,797 handwritten digits, then is cut into blocks"
+    ):
         teacher = prepare_teacher(run, display)
-    with clock.stage("supernet", "2. A supernet: every student block learns to reproduce the teacher's block, all candidates at once"):
+    with clock.stage(
+        "supernet", "2. A supernet: every student block learns to reproduce the teacher's block, all candidates at once"
+    ):
         train_supernet(run, teacher, display)
-    with clock.stage("rating", "3. Rating: how far is every candidate from the teacher, on images it was not trained on?"):
+    with clock.stage(
+        "rating", "3. Rating: how far is every candidate from the teacher, on images it was not trained on?"
+    ):
         rate_candidates(run, teacher, display)
     with clock.stage("search", "4. Search: the best of all architectures within a third of the teacher's macs, proven"):
         query = Query.of_run(run)
@@ -48,7 +56,9 @@ def run_demo(config: Path, out: Path, display: Display, overrides: Sequence[str]
         winner = write_answer(query, found, out)
     if winner is None:
         raise ValueError("demo: no architecture meets search.max; raise the bound")
-    with clock.stage("retraining", "5. Retraining from scratch, one recipe for all: is it better than chance, and than the largest?"):
+    with clock.stage(
+        "retraining", "5. Retraining from scratch, one recipe for all: is it better than chance, and than the largest?"
+    ):
         results = compare(run, winner, teacher, display)
     _plot(out / "front.png", query, results)
     _conclude(display, results, teacher.macs)

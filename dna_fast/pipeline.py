@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from dna_fast.architecture import Architecture
     from dna_fast.data import DaliLoader, ImageIndex
     from dna_fast.rate import OnProgress as OnRateProgress
-    from dna_fast.retrain import FitResult, Recipe, StepRecord
+    from dna_fast.recipe import Recipe
+    from dna_fast.retrain import FitResult, StepRecord
     from dna_fast.supernet import Supernet
     from dna_fast.tables import CostTable, RatingTable
     from dna_fast.teacher import Teacher
@@ -80,7 +81,9 @@ class Run:
         """
         directory = Path(directory)
         if not (directory / "config.yaml").exists():
-            raise ValueError(f"{directory}: not a run directory (no config.yaml); start one with: dna-fast train CONFIG --out {directory}")
+            raise ValueError(
+                f"{directory}: not a run directory (no config.yaml); start one with: dna-fast train CONFIG --out {directory}"
+            )
         return cls(directory, load_config(directory / "config.yaml"))
 
     # ---- what stages share ------------------------------------------------------------------------------------------
@@ -110,7 +113,9 @@ class Run:
             train, evaluation = (ImageIndex.scan(Path(config.root) / part) for part in ("train", config.eval_dir))
         if train.classes != evaluation.classes:
             odd = sorted(set(train.classes) ^ set(evaluation.classes))
-            raise ValueError(f"data: training and evaluation images must have the same classes; only in one of them: {', '.join(odd[:10])}")
+            raise ValueError(
+                f"data: training and evaluation images must have the same classes; only in one of them: {', '.join(odd[:10])}"
+            )
         counts = {"rating": self.config.rate.images, "calibration": self.config.rate.calibration_images}
         splits = class_balanced_split(train.labels, counts, self.config.seed)
         self._store_splits(splits, train.fingerprint())
@@ -122,7 +127,9 @@ class Run:
         if path.exists():
             with np.load(path, allow_pickle=False) as stored:
                 if str(stored["fingerprint"]) != fingerprint:
-                    raise ValueError(f"data: the training images are not those this run began with ({path}); restore them, or start anew")
+                    raise ValueError(
+                        f"data: the training images are not those this run began with ({path}); restore them, or start anew"
+                    )
             return
         with written_aside(path) as aside, open(aside, "wb") as file:
             np.savez(
@@ -154,7 +161,13 @@ class Run:
         transform = self._transforms[0 if training else 1]
         config = self.config.data
         return DaliLoader(
-            index, transform, batch_size=batch_size, seed=self.config.seed, training=training, device=config.device, threads=config.threads
+            index,
+            transform,
+            batch_size=batch_size,
+            seed=self.config.seed,
+            training=training,
+            device=config.device,
+            threads=config.threads,
         )
 
     # ---- teacher ----------------------------------------------------------------------------------------------------
@@ -176,7 +189,12 @@ class Run:
         cuts = self.config.teacher.cuts or propose_cuts(model, len(sizes), (3, size, size), sizes)
         teacher = Teacher(model, cuts, input_size=(3, size, size), bn=self.config.teacher.bn)
         teacher.check_shapes(sizes)
-        record = {"weights_sha256": teacher.weights_sha256(), "macs": teacher.macs, "bn": teacher.bn, **teacher.plan.to_dict()}
+        record = {
+            "weights_sha256": teacher.weights_sha256(),
+            "macs": teacher.macs,
+            "bn": teacher.bn,
+            **teacher.plan.to_dict(),
+        }
         path = self.directory / "teacher.json"
         if path.exists() and (known := read_json(path))["weights_sha256"] != record["weights_sha256"]:
             raise ValueError(
@@ -199,7 +217,7 @@ class Run:
         """Trains the teacher once; afterwards its weights are read from the run."""
         from safetensors.torch import load_file, save_file
 
-        from dna_fast.retrain import Recipe
+        from dna_fast.recipe import Recipe
 
         path, config = self.directory / "teacher.safetensors", self.config.teacher.fit
         assert config is not None
@@ -226,7 +244,9 @@ class Run:
             save_file({name: t.contiguous() for name, t in model.state_dict().items()}, aside)
         return model
 
-    def _fit(self, model: nn.Module, recipe: Recipe, on_step: OnStep | None, name: str, logits: Any = None) -> FitResult:
+    def _fit(
+        self, model: nn.Module, recipe: Recipe, on_step: OnStep | None, name: str, logits: Any = None
+    ) -> FitResult:
         from dna_fast.retrain import fit
 
         return fit(
@@ -262,7 +282,9 @@ class Run:
         supernet = self.supernet(teacher)
         identity = f"{self.config.identity()} {teacher.weights_sha256()}"
         checkpoints = self.directory / "supernet"
-        trainer = Trainer(supernet, teacher, self.config.train, seed=self.config.seed, checkpoints=checkpoints, identity=identity)
+        trainer = Trainer(
+            supernet, teacher, self.config.train, seed=self.config.seed, checkpoints=checkpoints, identity=identity
+        )
         held_out = self.data.splits["rating"]
         images = self.data.train.subset(np.setdiff1d(np.arange(len(self.data.train)), held_out))
         trainer.run(self.loader(images, self.config.train.batch_size, training=True), on_progress)
@@ -341,11 +363,11 @@ class Run:
         return result
 
     def _recipe(self) -> Recipe:
-        from dna_fast.retrain import Recipe
+        from dna_fast.recipe import Recipe
 
         config = self.config.retrain
         own = {f.name for f in fields(Recipe)}
-        values = {key: value for key, value in config.to_dict().items() if key in own}
+        values = {name: value for name, value in config.to_dict().items() if name in own}
         return Recipe(**values, eval_epochs=config.epochs)
 
 

@@ -70,7 +70,9 @@ class Query:
 
     def asking(self, maximum: Sequence[str], minimum: Sequence[str], metric: str | None, top: int | None) -> Query:
         """The query with command-line bounds such as "macs=460M" in place of its own, if any are given."""
-        upper, lower = (dict(_split(flag, text) for text in texts) for flag, texts in (("--max", maximum), ("--min", minimum)))
+        upper, lower = (
+            dict(_split(flag, text) for text in texts) for flag, texts in (("--max", maximum), ("--min", minimum))
+        )
         query = self.bounded(upper, lower) if upper or lower else self
         return replace(query, metric=metric, top=self.top if top is None else top)
 
@@ -84,7 +86,9 @@ class Query:
         for name in {**upper, **lower}:
             if name not in self.costs.names:
                 near = difflib.get_close_matches(name, self.costs.names, n=1, cutoff=0.0)[0]
-                raise ValueError(f"search: no cost {name!r}; did you mean {near!r}? The table has {', '.join(self.costs.names)}")
+                raise ValueError(
+                    f"search: no cost {name!r}; did you mean {near!r}? The table has {', '.join(self.costs.names)}"
+                )
             bounds[name] = (self._quantity(name, lower.get(name)), self._quantity(name, upper.get(name)))
         return replace(self, bounds=bounds)
 
@@ -107,7 +111,9 @@ class Query:
     def solve(self) -> Solution:
         """The best architectures under the bounds, exactly."""
         costs = self.specs(self.costs.names)
-        return solve(self.ratings.losses(self.metric), costs, dict(self.bounds), labels=self.costs.labels, top_k=self.top)
+        return solve(
+            self.ratings.losses(self.metric), costs, dict(self.bounds), labels=self.costs.labels, top_k=self.top
+        )
 
     def front(self, name: str = "macs") -> Front:
         """The complete exact front of the rating against one cost."""
@@ -165,7 +171,9 @@ def write_answer(query: Query, found: Answer, directory: Path) -> Architecture |
     write_json(directory / "search.json", found.to_dict())
     if not found.solutions:
         return None
-    arch = Architecture.from_space(query.ratings.space, found.solutions[0].candidates, f"{query.ratings.space.name}_best")
+    arch = Architecture.from_space(
+        query.ratings.space, found.solutions[0].candidates, f"{query.ratings.space.name}_best"
+    )
     arch.save(directory / "architecture.json")
     return arch
 

@@ -72,8 +72,8 @@ def plot_search(path: str | Path, plot: SearchPlot) -> None:
     axes = figure.add_subplot()
     _draw_cloud(axes, plot)
     _draw_front(axes, plot)
-    _draw_budget(axes, plot)
     _draw_points(axes, plot)
+    _draw_budget(axes, plot)  # behind the points, but last: it fixes how far the axis reaches
     _dress(axes, plot)
     with written_aside(path) as aside, open(aside, "wb") as file:
         canvas.print_png(file, metadata={"Software": None})  # no version in it: the same search, the same bytes
@@ -96,10 +96,11 @@ def _figure() -> tuple[Any, Any]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise RuntimeError("plots need matplotlib; install it with: pip install 'dna_fast[report]'") from error
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout=layout, facecolor="white")
     return figure, FigureCanvasAgg(figure)
 
 
@@ -156,7 +157,8 @@ def _mark(axes: Any, point: Point, **style: Any) -> None:
 
 
 def _dress(axes: Any, plot: SearchPlot) -> None:
-    axes.set_title(plot.title, fontsize=14, fontweight="bold", loc="left", pad=14)
+    size = min(14, 1250 / max(len(plot.title), 1))  # long titles stay on the picture
+    axes.figure.suptitle(plot.title, fontsize=size, fontweight="bold", x=0.012, ha="left")
     axes.set_xlabel("multiply-accumulates per image", fontsize=12)
     axes.set_ylabel(f"rating: sum of {plot.metric}\n(lower is better)", fontsize=12)
     largest = axes.get_xlim()[1]
@@ -170,7 +172,8 @@ def _dress(axes: Any, plot: SearchPlot) -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#999999")
-    axes.figure.legend(loc="outside right upper", fontsize=11, frameon=False, labelspacing=0.9)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
+    axes.legend(**beside, fontsize=11, frameon=False, labelspacing=0.9)
 
 
 def _in_words(macs: float, *, unit_of: float | None = None) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,186 +23,12 @@ from torch import Tensor, nn
 
 from dna_fast._files import written_aside
 from dna_fast._loop import Batch, Loader, deferred_interrupt
+from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
+from dna_fast.recipe import Accuracy, Recipe, evaluate
 
 FORMAT, VERSION = "dna_fast.retrain", 1
-OPTIMIZERS = (
-    "adam",
-    "adamw",
-    "rmsproptf",
-    "sgd",
-)  # of timm's, those whose whole state is tensors, which checkpoints hold
-SCHEDULES = ("cosine", "step")
-AMP_DTYPES = (None, "bfloat16")
 WARMUP_LR = 1e-6  # where warm-up starts, as in the released training command
 LOG_STEPS = 10  # losses stay on the device and are read this often: reading one waits for the device
-
-
-# ---- accuracy -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Correct answers out of total."""
-
-    correct: int
-    total: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.correct <= self.total or self.total == 0:
-            raise ValueError(
-                f"accuracy: expected 0 <= correct <= total and total > 0, got {self.correct} of {self.total}"
-            )
-
-    @property
-    def top1(self) -> float:
-        """Fraction correct."""
-        return self.correct / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of `top1`: the sampling error of the images, not the spread between training runs."""
-        from scipy.stats import binomtest  # half a second to import, and most runs need it once, at their end
-
-        low, high = binomtest(self.correct, self.total).proportion_ci(0.95, method="wilson")
-        return float(low), float(high)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{100 * self.top1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-@torch.no_grad()  # not inference mode: a loader that works while it iterates may write to tensors made outside
-def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu") -> Accuracy:
-    """Counts the images whose largest logit is their label's; evaluation mode, float32; the model's mode is restored.
-
-    Args:
-        model: images [N, 3, H, W] -> logits [N, classes], on `device`.
-        loader: of images not trained on; its epoch 0 is read.
-        device: where the batches go.
-
-    Raises:
-        ValueError: the loader is empty.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        correct, total = torch.zeros((), dtype=torch.int64, device=device), 0
-        for batch in loader.epoch(0):
-            labels = batch.labels.to(device)
-            correct += (model(batch.images.to(device)).argmax(1) == labels).sum()
-            total += len(labels)
-    finally:
-        model.train(was_training)
-    if total == 0:
-        raise ValueError("evaluate: the loader gave no images; expected at least one batch")
-    return Accuracy(int(correct), total)
-
-
-# ---- recipe ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train; everything that changes the result except model, data and seed.
-
-    Raises:
-        ValueError: a field out of range; the message names it.
-    """
-
-    epochs: int
-    batch_size: int  # images per update that `lr` is meant for; see `with_batch_size`
-    lr: float
-    optimizer: str = "adamw"
-    weight_decay: float = 0.0  # none on biases and norms
-    opt_eps: float | None = None  # None: the optimizer's own
-    momentum: float = 0.9  # of optimizers that have one
-    schedule: str = "cosine"  # per update: "cosine" to zero, or "step" by decay_rate every decay_epochs
-    decay_epochs: float = 2.4
-    decay_rate: float = 0.97
-    warmup_epochs: float = 0.0  # linear, part of `epochs`
-    ema_decay: float = 0.0  # 0: no average; ramps up to this, so that short runs do not average their first steps
-    label_smoothing: float = 0.0
-    drop_rate: float = 0.0  # these two are built into the model: build_model(arch, **recipe.model_args())
-    drop_path_rate: float = 0.0
-    distill_weight: float = 0.0  # share of the teacher in the loss
-    distill_temperature: float = 1.0
-    grad_clip: float = 0.0  # largest norm of the gradient; 0: unlimited
-    amp_dtype: str | None = None  # of the forward pass; weights and losses stay float32
-    eval_epochs: int = 1  # evaluate after every so many epochs, and after the last
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_epochs"):
-            count = getattr(self, name)
-            _require(name, count, isinstance(count, int) and count > 0, "a positive integer")
-        for name in ("lr", "decay_epochs", "decay_rate", "distill_temperature"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "> 0")
-        for name in ("weight_decay", "momentum", "warmup_epochs", "grad_clip"):
-            _require(name, getattr(self, name), getattr(self, name) >= 0, ">= 0")
-        for name in ("ema_decay", "label_smoothing", "drop_rate", "drop_path_rate"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
-        _require("distill_weight", self.distill_weight, 0 <= self.distill_weight <= 1, "in [0, 1]")
-        _require("opt_eps", self.opt_eps, self.opt_eps is None or self.opt_eps > 0, "> 0 or None")
-        _require("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
-        _require("schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
-        _require("amp_dtype", self.amp_dtype, self.amp_dtype in AMP_DTYPES, "None or 'bfloat16'")
-        _require(
-            "warmup_epochs", self.warmup_epochs, self.warmup_epochs < self.epochs, f"less than epochs ({self.epochs})"
-        )
-
-    def with_batch_size(self, batch_size: int) -> Recipe:
-        """The recipe for another batch size, the learning rate scaled linearly with it."""
-        return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size)
-
-    def model_args(self) -> dict[str, float]:
-        """The part of the recipe that is built into the model, for `build_model` or `timm.create_model`."""
-        return {"drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
-
-
-def _require(name: str, value: object, ok: bool, expected: str) -> None:
-    if not ok:
-        raise ValueError(f"recipe: {name} must be {expected}, got {value!r}")
-
-
-def imagenet_recipe(batch_size: int = 4096) -> Recipe:
-    """The published recipe for ImageNet: 500 epochs of RMSprop-TF, lr 0.256 at batch 4096 and linear in it.
-
-    Source: arXiv 1911.13053, section 4.1, and its released training command (weight decay).
-    """
-    recipe = Recipe(
-        epochs=500,
-        batch_size=4096,
-        lr=0.256,
-        optimizer="rmsproptf",
-        weight_decay=1e-5,
-        opt_eps=1e-3,
-        schedule="step",
-        decay_epochs=2.4,
-        decay_rate=0.97,
-        warmup_epochs=5,
-        ema_decay=0.9998,
-        label_smoothing=0.1,
-        drop_rate=0.2,
-        drop_path_rate=0.2,
-    )
-    return recipe.with_batch_size(batch_size)
-
-
-def digits_recipe(batch_size: int = 64) -> Recipe:
-    """A short recipe for the embedded data set: small models, minutes on a CPU."""
-    recipe = Recipe(
-        epochs=30,
-        batch_size=64,
-        lr=3e-3,
-        weight_decay=0.05,
-        warmup_epochs=2,
-        ema_decay=0.99,
-        label_smoothing=0.1,
-        eval_epochs=5,
-    )
-    return recipe.with_batch_size(batch_size)
-
-
-# ---- training -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -456,7 +282,7 @@ class _Training:
         if path is None:
             return
         self.mean_loss()  # raises
-        tensors = _optimizer_tensors(self.model, self.optimizer)
+        tensors = optimizer_tensors(self.model, self.optimizer)
         for kind, module in self._modules().items():
             tensors |= {f"{kind}/{name}": t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
         state = {
@@ -495,7 +321,7 @@ class _Training:
             raise ValueError(
                 f"{path}: a checkpoint of another model; delete it or give another path: {error}"
             ) from error
-        _load_optimizer(self.model, self.optimizer, tensors)
+        load_optimizer(self.model, self.optimizer, tensors)
         for name, value in state["position"].items():
             setattr(self, name, value)
         self.loss_sum.fill_(state["loss_sum"])
@@ -524,24 +350,3 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _epoch_record(record: dict[str, Any]) -> EpochRecord:
     accuracy = record["accuracy"]
     return EpochRecord(**{**record, "accuracy": None if accuracy is None else Accuracy(**accuracy)})
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = {p: name for name, p in model.named_parameters()}
-    return {
-        f"optimizer/{key}/{names[p]}": value.detach().cpu().contiguous()
-        for p, state in optimizer.state.items()
-        for key, value in state.items()
-        if value is not None
-    }
-
-
-def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    optimizer.state.clear()
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, key, parameter_name = name.split("/", 2)
-            p = parameters[parameter_name]
-            # Moments go back to their parameter's device and memory layout; step counters stay on the CPU.
-            optimizer.state[p][key] = torch.empty_like(p).copy_(value) if value.shape == p.shape else value

@@ -15,7 +15,8 @@ from dna_fast.display import Display, Update
 from dna_fast.pipeline import Run
 
 if TYPE_CHECKING:
-    from dna_fast.retrain import Accuracy, StepRecord
+    from dna_fast.recipe import Accuracy
+    from dna_fast.retrain import StepRecord
     from dna_fast.supernet import Supernet
     from dna_fast.tables import RatingTable
     from dna_fast.teacher import Teacher
@@ -65,7 +66,9 @@ def rate_candidates(run: Run, teacher: Teacher, display: Display) -> RatingTable
     """Rates every candidate, showing paths per second."""
     with display.progress("rating") as update:
         start = time.perf_counter()
-        table = run.rate(teacher, lambda done, total: update(done, total, f"{done / (time.perf_counter() - start):.1f} paths/s"))
+        table = run.rate(
+            teacher, lambda done, total: update(done, total, f"{done / (time.perf_counter() - start):.1f} paths/s")
+        )
     seconds = time.perf_counter() - start
     paths = sum(len(block) for block in table.blocks)
     display.say(f"{paths:,} candidates rated in {seconds:.0f} s: {run.directory / 'ratings.npz'}")
@@ -86,7 +89,9 @@ def baseline_architectures(run: Run, winner: Architecture) -> dict[str, Architec
     return found
 
 
-def compare(run: Run, winner: Architecture, teacher: Teacher, display: Display, *, with_baselines: bool = True) -> list[Compared]:
+def compare(
+    run: Run, winner: Architecture, teacher: Teacher, display: Display, *, with_baselines: bool = True
+) -> list[Compared]:
     """Retrains the winner and its baselines by one recipe and prints their accuracies with 95 % intervals."""
     networks = {"found": winner, **(baseline_architectures(run, winner) if with_baselines else {})}
     results = []

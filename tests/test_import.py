@@ -60,3 +60,10 @@ def test_costs_of_a_space_work_where_torch_cannot_be_imported() -> None:
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'sovle'"):
         dna_fast.sovle  # type: ignore[attr-defined]
+
+
+def test_the_command_line_without_its_packages_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None; from dna_fast.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: the command line needs typer; install it with: pip install 'dna_fast[torch]'"

@@ -36,7 +36,7 @@ def row(always: str = "", lazily: str = "") -> Row:
 RESTRICTED = {"argparse", "optparse"}  # arguments are parsed in one room
 
 EVERY_STAGE = (
-    "architecture config cost data.* export ops.* profile rate report retrain search space study supernet tables "
+    "architecture config cost data.* export ops.* profile rate recipe report retrain search space study supernet tables "
     "teacher train"
 )
 
@@ -61,13 +61,17 @@ TABLE: Mapping[str, Row] = {
     "supernet": row("space ops.* numpy torch"),
     "teacher_cuts": row("torch"),
     "teacher": row("teacher_cuts ops.* torch", "safetensors timm"),
-    "checkpoint": row("_files safetensors torch numpy"),
+    "optimizer_state": row("torch"),
+    "checkpoint": row("_files optimizer_state safetensors torch numpy"),
     "parallel": row("torch"),
     "train": row("_loop checkpoint config ops.* parallel space supernet teacher numpy torch"),
     "rate": row("_files _loop ops.* space supernet tables teacher numpy torch"),
     # After the search.
     "export": row("_files architecture ops.* space supernet teacher numpy safetensors timm torch"),
-    "retrain": row("_files _loop architecture ops.* supernet teacher numpy safetensors timm torch", "scipy"),
+    "recipe": row("_loop torch", "scipy"),
+    "retrain": row(
+        "_files _loop architecture optimizer_state ops.* recipe supernet teacher numpy safetensors timm torch"
+    ),
     "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
     "report": row("_files architecture search space tables numpy", "matplotlib"),
     "about": row("__init__", "_C _solver nvidia numpy timm torch"),

@@ -49,6 +49,7 @@ CONFIG = {
     "retrain": {
         "epochs": 1,
         "optimizer": "adamw",
+        "schedule": "cosine",
         "lr": 0.003,
         "batch_size": 64,
         "warmup_epochs": 0,
@@ -227,7 +228,16 @@ def test_a_damaged_table_is_named(run: Path, tmp_path: Path, capsys: pytest.Capt
 def test_a_teacher_that_does_not_match_the_space_is_shown(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("train", config, "--out", tmp_path / "x", "--set", "teacher.cuts=[blocks.0, blocks.2]", "--set", "teacher.fit=null")
+    arguments = (
+        "train",
+        config,
+        "--out",
+        tmp_path / "x",
+        "--set",
+        "teacher.cuts=[blocks.0, blocks.2]",
+        "--set",
+        "teacher.fit=null",
+    )
     error = _dna_fast(*arguments, expect=2, capsys=capsys)
     assert "a teacher whose cuts do not match the space" in error
     assert "8x16x16 (blocks.0)" in error
@@ -235,9 +245,21 @@ def test_a_teacher_that_does_not_match_the_space_is_shown(
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(run: Path, config: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dna_fast", "train", str(config), "--out", str(tmp_path / "run"), "--set", "train.epochs=4"]
+    command = [
+        sys.executable,
+        "-m",
+        "dna_fast",
+        "train",
+        str(config),
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "train.epochs=4",
+    ]
     env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
-    whole = subprocess.run([*command[:-3], str(tmp_path / "whole"), *command[-2:]], env=env, capture_output=True, text=True)
+    whole = subprocess.run(
+        [*command[:-3], str(tmp_path / "whole"), *command[-2:]], env=env, capture_output=True, text=True
+    )
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     state = tmp_path / "run" / "supernet" / "state.json"

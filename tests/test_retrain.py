@@ -16,17 +16,8 @@ from torch import Tensor, nn
 
 from dna_fast.architecture import Architecture
 from dna_fast.export import build_model
-from dna_fast.retrain import (
-    Accuracy,
-    EpochRecord,
-    Recipe,
-    StepRecord,
-    digits_recipe,
-    distillation_loss,
-    evaluate,
-    fit,
-    imagenet_recipe,
-)
+from dna_fast.recipe import Accuracy, Recipe, evaluate
+from dna_fast.retrain import EpochRecord, StepRecord, distillation_loss, fit
 from dna_fast.space import Block, Cell, Choice, Frame, SearchSpace
 
 SPACE = SearchSpace(
@@ -275,9 +266,8 @@ def test_results_are_plain_json() -> None:
 
 
 def test_learning_rate_scales_with_the_batch() -> None:
-    assert imagenet_recipe().lr == 0.256
-    assert imagenet_recipe(512).lr == pytest.approx(0.032)
-    assert (imagenet_recipe(512).batch_size, digits_recipe(32).lr) == (512, pytest.approx(digits_recipe().lr / 2))
+    published = Recipe(epochs=500, batch_size=4096, lr=0.256)
+    assert published.with_batch_size(512) == replace(published, batch_size=512, lr=0.032)
 
 
 @pytest.mark.parametrize(
