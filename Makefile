@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a virtual environment, the packages, the compiled modules. `make help` lists them.
-# Needed beforehand: Python >= 3.10 with venv, a C++20 compiler, make, and a package index.
+# Needed beforehand: Python >= 3.10 with venv and its C headers, a C++20 compiler, make, and a package index.
 #
 # Variables: PYTHON=python3.12 makes the environment with that interpreter, VENV=path puts it elsewhere,
 # MAX_JOBS=n limits compiler processes, PYTEST_ARGS and BENCH_ARGS are passed on.
@@ -34,7 +34,7 @@ COMPILED := $(wildcard setup.py CMakeLists.txt) $(shell find csrc -type f 2>/dev
 CPP_FILES = $(shell find csrc tests benchmarks -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null)
 
 define CHECK_PYTHON
-import sys
+import os, sys, sysconfig
 if sys.version_info < (3, 10):
     sys.exit(f"expected Python >= 3.10, got {sys.version.split()[0]} ({sys.executable}); run: make PYTHON=python3.12 ...")
 try:
@@ -42,6 +42,10 @@ try:
 except ImportError as error:
     sys.exit(f"expected a Python with venv and ensurepip, got {sys.executable} ({error}); on Debian or Ubuntu run: "
              "apt install python3-venv, or choose another Python: make PYTHON=/path/to/python3 ...")
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+if not os.path.isfile(header):
+    sys.exit(f"expected Python's C headers, got no {header} ({sys.executable}); on Debian or Ubuntu run: "
+             "apt install python3-dev, or choose another Python: make PYTHON=/path/to/python3 ...")
 endef
 export CHECK_PYTHON
 

@@ -1,4 +1,4 @@
-"""Builds the compiled modules: one cmake configure and one ninja run. Metadata is in pyproject.toml.
+"""Builds the compiled modules (one cmake configure and one ninja run) and ships configs/. Metadata is in pyproject.toml.
 
 Works for ``pip install .``, ``pip install -e . --no-build-isolation`` and ``python setup.py build_ext --inplace``.
 ``MAX_JOBS`` limits the parallel compilers; ``CI`` turns warnings into errors. CMakeLists.txt owns sources and flags.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "dna_fast"
@@ -68,8 +69,37 @@ class CMakeBuild(build_ext):
                 raise RuntimeError(f"the build made no {path}; compare MODULES in setup.py with CMakeLists.txt")
 
 
+class BuildWithConfigs(build_py):
+    """Ships configs/*.yaml inside the package, as dna_fast/configs/: git keeps one copy, where people look for it."""
+
+    def config_mapping(self) -> dict[str, str]:
+        """Copy in the build folder -> source, relative to the root as setuptools wants it."""
+        sources = sorted(ROOT.glob("configs/*.yaml"))
+        if not sources:
+            raise RuntimeError(f"expected {ROOT / 'configs'}/*.yaml, got none: the demo has no configuration")
+        target = Path(self.build_lib, PACKAGE, "configs")
+        return {str(target / path.name): str(path.relative_to(ROOT)) for path in sources}
+
+    def run(self) -> None:
+        """An editable install copies nothing: dna_fast.config finds the checkout's."""
+        super().run()
+        if not self.editable_mode:
+            for target, source in self.config_mapping().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """With the configurations; an editable install lists the keys of the mapping."""
+        outputs = super().get_outputs(include_bytecode)
+        return outputs if self.editable_mode else [*outputs, *self.config_mapping()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """With the configurations, for editable installs that link every file (editable_mode=strict)."""
+        return {**super().get_output_mapping(), **self.config_mapping()}
+
+
 # An Extension without sources: it only tells setuptools that the wheel is tied to a platform and what it holds.
 setup(
     ext_modules=[Extension(f"{PACKAGE}.{module}", sources=[]) for module in MODULES],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": BuildWithConfigs},
 )

@@ -56,13 +56,16 @@ def _open(directory: Path) -> Run:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
-    config: Annotated[Path, typer.Option(help="Configuration of the demo.")] = Path("configs/digits.yaml"),
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration; default: the digits' that comes with dna_fast.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Run the whole job on the embedded data set: teacher, supernet, rating, search, retraining. Minutes on two CPU cores."""
+    from dna_fast.config import shipped_config
     from dna_fast.demo import run_demo
 
-    run_demo(config, out, _display(), overrides or ())
+    run_demo(config or shipped_config("digits"), out, _display(), overrides or ())
 
 
 @app.command()
@@ -124,8 +127,11 @@ def cost(
     else:
         assert run is not None
         table = _open(run).costs()
-        costs = {name: sum(len(block[0]) for block in arrays) for name, arrays in table.costs.items()}
-        _display().say(f"{run / 'costs.npz'}: {', '.join(table.names)} of {next(iter(costs.values())):,} candidates")
+        candidates = sum(len(labels) for labels in table.labels)
+        if as_json:
+            print(json.dumps({"file": str(run / "costs.npz"), "costs": table.names, "candidates": candidates}))
+        else:
+            _display().say(f"{run / 'costs.npz'}: {', '.join(table.names)} of {candidates:,} candidates")
         return
     if as_json:
         print(json.dumps(costs))
@@ -156,7 +162,10 @@ def search(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the best architectures under budgets, exactly."""
+    """Find the best architectures under budgets, exactly.
+
+    Bounds given here replace all of the run's own. RUN's search.json and architecture.json are written anew.
+    """
     from dna_fast.query import Query, answer, print_answer, write_answer
 
     if run is not None and ratings is not None:
@@ -182,13 +191,19 @@ def retrain(
 ) -> None:
     """Train the found architecture from scratch, and its baselines by the same recipe."""
     from dna_fast.architecture import Architecture
-    from dna_fast.stages import compare, prepare_teacher
+    from dna_fast.query import Query
+    from dna_fast.stages import compare, plot_comparison, prepare_teacher
 
     opened, display = _open(run), _display()
     path = arch if arch is not None else run / "architecture.json"
     if not path.exists():
         raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
-    compare(opened, Architecture.load(path), prepare_teacher(opened, display), display, with_baselines=baselines)
+    name = "found" if arch is None else arch.stem
+    results = compare(
+        opened, {name: Architecture.load(path)}, prepare_teacher(opened, display), display, with_baselines=baselines
+    )
+    if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
+        plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
 
 
 @app.command()

@@ -42,10 +42,13 @@ __all__ = [
     "load_config",
     "parse_quantity",
     "resolve_quantity",
+    "shipped_config",
 ]
 
 ARCH_KEYS = ("arch_def", "stem_size", "num_features")
 SPACE_SUFFIXES = (".json", ".yaml", ".yml")
+# setup.py copies the checkout's configs/ into the package when it builds a wheel; an editable install has only the former.
+SHIPPED = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,9 @@ class FitConfig(Section):
         in_identity=False,
     )
 
+    def check(self) -> None:
+        _check_warmup(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(Section):
@@ -98,7 +104,9 @@ class TeacherConfig(Section):
     section: ClassVar[str] = "teacher"
     model: str = key("A timm model; ignored where arch is given.", "tf_efficientnet_b7.aa_in1k")
     pretrained: bool = key("Start from timm's weights (downloaded once).", True)
-    checkpoint: str | None = key("A file of weights instead (.safetensors).", None, in_identity=False, is_path=True)
+    checkpoint: str | None = key(
+        "A file of weights for model instead (.safetensors).", None, in_identity=False, is_path=True
+    )
     cuts: tuple[str, ...] | None = key("Names of the modules behind which to cut, one per block; null: proposed.", None)
     bn: Literal["eval", "batch"] = key("Batch norm: running statistics, or those of each batch as released.", "eval")
     arch: Mapping[str, Any] | None = key(
@@ -106,7 +114,7 @@ class TeacherConfig(Section):
         "stem_size and num_features (channels).",
         None,
     )
-    fit: FitConfig | None = key("Train the teacher first; null: do not.", None)
+    fit: FitConfig | None = key("Train the arch first; null: do not, an arch keeps its random weights.", None)
 
     def check(self) -> None:
         if self.cuts is not None and not self.cuts:
@@ -115,6 +123,14 @@ class TeacherConfig(Section):
             _check_arch(self.arch)
             if self.pretrained:
                 raise ConfigError("teacher.pretrained", "a custom arch has no pretrained weights; set it to false")
+            if self.checkpoint is not None:
+                problem = "is read for a timm model only; set it to null, or name a teacher.model instead of an arch"
+                raise ConfigError("teacher.checkpoint", problem)
+        elif self.fit is not None:
+            problem = (
+                f"trains a custom arch, and none is given; set it to null to use {self.model}, or give teacher.arch"
+            )
+            raise ConfigError("teacher.fit", problem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +149,7 @@ class TrainConfig(Section):
 
     section: ClassVar[str] = "train"
     epochs: int = key("Passes over the training images.", 20, unit="epochs", rule=POSITIVE)
-    batch_size: int = key("Images per step, over all processes.", 512, unit="images", rule=POSITIVE)
+    batch_size: int = key("Images per step.", 512, unit="images", rule=POSITIVE)
     bn_group: int = key("Images whose statistics a batch norm shares.", 64, unit="images", rule=POSITIVE)
     learning_rates: tuple[float, ...] = key(
         "Adam's, one per block or one for all, at reference_batch.",
@@ -211,7 +227,7 @@ class RetrainConfig(Section):
     decay_epochs: float = key("Of schedule: step.", 2.4, unit="epochs", rule=POSITIVE)
     decay_rate: float = key("Of schedule: step.", 0.97, unit="per decay_epochs", rule=DECAY)
     weight_decay: float = key("Weight decay, not on biases and norms.", 1e-5, unit="per step", rule=NOT_NEGATIVE)
-    batch_size: int = key("Images per step, over all processes.", 4096, unit="images", rule=POSITIVE)
+    batch_size: int = key("Images per step.", 4096, unit="images", rule=POSITIVE)
     warmup_epochs: float = key("Linear rise of the learning rate.", 5.0, unit="epochs", rule=NOT_NEGATIVE)
     ema_decay: float = key("Moving average of the weights; 0: none.", 0.9998, unit="per step", rule=BELOW_ONE)
     label_smoothing: float = key("Share of the target spread over all classes.", 0.1, unit="fraction", rule=BELOW_ONE)
@@ -219,6 +235,7 @@ class RetrainConfig(Section):
     drop_path_rate: float = key("Stochastic depth of the last layer.", 0.2, unit="probability", rule=BELOW_ONE)
     distill_weight: float = key("Share of the loss against the teacher's logits.", 0.0, unit="fraction", rule=FRACTION)
     distill_temperature: float = key("Softens both logits.", 1.0, unit="logits", rule=POSITIVE)
+    amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
     random_baselines: int = key(
         "Random architectures of the winner's macs (within 1 %), retrained alike.",
         1,
@@ -227,6 +244,9 @@ class RetrainConfig(Section):
     )
     largest: bool = key("Retrain the architecture of most macs in the space, too.", True)
 
+    def check(self) -> None:
+        _check_warmup(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
@@ -234,6 +254,9 @@ class RunConfig(Section):
 
     name: str = key("Name of the run in reports.", in_identity=False)
     seed: int = key("Seed of everything random.", 0, unit="seed", rule=NOT_NEGATIVE)
+    device: Literal["auto", "cpu", "cuda"] = key(
+        "Where to compute; auto: the GPU if torch can use one.", "auto", in_identity=False
+    )
     space: str | Mapping[str, Any] = key("A preset, a .json or .yaml file, or the space itself.")
     data: DataConfig = key("Images.")
     teacher: TeacherConfig = key("Teacher.", TeacherConfig)
@@ -286,6 +309,12 @@ class RunConfig(Section):
         return hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()
 
 
+def _check_warmup(recipe: FitConfig | RetrainConfig) -> None:
+    if recipe.warmup_epochs >= recipe.epochs:
+        expected = f"less than {recipe.dotted('epochs')} = {recipe.epochs}"
+        raise ConfigError(recipe.dotted("warmup_epochs"), f"expected {expected}, got {recipe.warmup_epochs}")
+
+
 def _check_arch(arch: Mapping[str, Any]) -> None:
     for name in arch:
         if name not in ARCH_KEYS:
@@ -303,6 +332,26 @@ def _check_arch(arch: Mapping[str, Any]) -> None:
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def shipped_config(name: str) -> Path:
+    """Finds a configuration that comes with the package, in a wheel's package or in the checkout.
+
+    Args:
+        name: without suffix, such as ``digits``.
+
+    Raises:
+        ValueError: not one of them; the message lists them.
+    """
+    shipped = _shipped_configs()
+    if name not in shipped:
+        raise ValueError(f"expected the name of a shipped configuration ({', '.join(shipped)}), got {name!r}")
+    return shipped[name]
+
+
+def _shipped_configs() -> dict[str, Path]:
+    directory = next((d for d in SHIPPED if d.is_dir()), SHIPPED[0])
+    return {path.stem: path for path in sorted(directory.glob("*.yaml"))}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -342,7 +391,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError("no such file; examples are in configs/") from error
+        raise ValueError(f"no such file; examples: {', '.join(map(str, _shipped_configs().values()))}") from error
     if not isinstance(data, dict):
         raise ValueError(f"expected a mapping with {', '.join(f.name for f in fields(RunConfig))}, got {data!r}")
     return data

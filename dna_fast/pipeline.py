@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from dna_fast._files import read_json, write_json, written_aside
 from dna_fast.config import RunConfig, load_config
@@ -18,12 +16,12 @@ from dna_fast.space import SearchSpace
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from dna_fast.architecture import Architecture
-    from dna_fast.data import DaliLoader, ImageIndex
+    from dna_fast.images import RunImages
     from dna_fast.rate import OnProgress as OnRateProgress
-    from dna_fast.recipe import Recipe
+    from dna_fast.recipe import Accuracy, Recipe
     from dna_fast.retrain import FitResult, StepRecord
     from dna_fast.supernet import Supernet
     from dna_fast.tables import CostTable, RatingTable
@@ -31,15 +29,6 @@ if TYPE_CHECKING:
     from dna_fast.train import OnProgress as OnTrainProgress
 
     OnStep = Callable[[StepRecord], None]
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """The images of a run."""
-
-    train: ImageIndex
-    evaluation: ImageIndex
-    splits: Mapping[str, np.ndarray[Any, Any]]  # rating, calibration, rest: indices into `train`
 
 
 class Run:
@@ -63,10 +52,10 @@ class Run:
         directory = Path(directory)
         config = load_config(config_path, overrides)
         stored = directory / "config.yaml"
-        if stored.exists() and (other := load_config(stored)).identity() != config.identity():
+        if stored.exists() and (differing := _differences(load_config(stored).to_dict(), config.to_dict())):
             raise ValueError(
-                f"{directory}: holds a run of another configuration (identity {other.identity()[:12]}, "
-                f"this one is {config.identity()[:12]}); choose another --out, or use its own configuration {stored}"
+                f"{directory}: holds a run of another configuration: {'; '.join(differing[:5])}. Choose another --out; or, "
+                f"where a later stage is concerned (rate, search, retrain), change {stored} and give the run directory"
             )
         directory.mkdir(parents=True, exist_ok=True)
         config.dump(stored)
@@ -94,81 +83,20 @@ class Run:
 
     @cached_property
     def device(self) -> torch.device:
-        """The GPU if there is one, else the CPU."""
+        """Where to compute: what the configuration says, or with `auto` the GPU if torch can use one."""
         import torch
 
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.config.device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("device: cuda was asked for, but torch finds no GPU it can use (see: dna-fast info)")
+        use_gpu = self.config.device != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if use_gpu else "cpu")
 
     @cached_property
-    def data(self) -> DataSet:
-        """Scans (and for the embedded data set writes) the images and splits them; the split is stored with the run."""
-        from dna_fast.data import ImageIndex, class_balanced_split, write_digits
+    def images(self) -> RunImages:
+        """The images, their splits and the loaders over them."""
+        from dna_fast.images import RunImages
 
-        config = self.config.data
-        if config.kind == "digits":
-            root = write_digits(config.root or self.directory / "digits", size=self.space.frame.resolution)
-            train, evaluation = ImageIndex.scan(root / "train"), ImageIndex.scan(root / "test")
-        else:
-            assert config.root is not None  # the configuration was validated
-            train, evaluation = (ImageIndex.scan(Path(config.root) / part) for part in ("train", config.eval_dir))
-        if train.classes != evaluation.classes:
-            odd = sorted(set(train.classes) ^ set(evaluation.classes))
-            raise ValueError(
-                f"data: training and evaluation images must have the same classes; only in one of them: {', '.join(odd[:10])}"
-            )
-        counts = {"rating": self.config.rate.images, "calibration": self.config.rate.calibration_images}
-        splits = class_balanced_split(train.labels, counts, self.config.seed)
-        self._store_splits(splits, train.fingerprint())
-        return DataSet(train, evaluation, splits)
-
-    def _store_splits(self, splits: Mapping[str, np.ndarray[Any, Any]], fingerprint: str) -> None:
-        """Keeps the split; refuses images that differ from those the run began with."""
-        path = self.directory / "splits.npz"
-        if path.exists():
-            with np.load(path, allow_pickle=False) as stored:
-                if str(stored["fingerprint"]) != fingerprint:
-                    raise ValueError(
-                        f"data: the training images are not those this run began with ({path}); restore them, or start anew"
-                    )
-            return
-        with written_aside(path) as aside, open(aside, "wb") as file:
-            np.savez(
-                file, fingerprint=np.array(fingerprint), rating=splits["rating"], calibration=splits["calibration"]
-            )
-
-    @cached_property
-    def _transforms(self) -> tuple[Any, Any]:
-        from dna_fast.data import EvalTransform, TrainTransform, digits_transforms
-
-        size = self.space.frame.resolution
-        if self.config.data.kind == "digits":
-            return digits_transforms(size)
-        found = self.teacher_model_config
-        shared = {"mean": found["mean"], "std": found["std"], "interpolation": found["interpolation"]}
-        return TrainTransform(size, **shared), EvalTransform(size, crop_pct=found["crop_pct"], **shared)
-
-    @cached_property
-    def teacher_model_config(self) -> Mapping[str, Any]:
-        """mean, std, crop_pct and interpolation that the teacher was trained with."""
-        import timm.data
-
-        return timm.data.resolve_model_data_config(self.config.teacher.model)  # type: ignore[no-any-return]
-
-    def loader(self, index: ImageIndex, batch_size: int, *, training: bool) -> DaliLoader:
-        """A DALI loader over an index with this run's transforms."""
-        from dna_fast.data import DaliLoader
-
-        transform = self._transforms[0 if training else 1]
-        config = self.config.data
-        return DaliLoader(
-            index,
-            transform,
-            batch_size=batch_size,
-            seed=self.config.seed,
-            training=training,
-            device=config.device,
-            threads=config.threads,
-        )
+        return RunImages(self.directory, self.config)
 
     # ---- teacher ----------------------------------------------------------------------------------------------------
 
@@ -181,36 +109,72 @@ class Run:
             ValueError: unknown model or cuts, features that do not match the space, other weights than the run began with.
             RuntimeError: a teacher trained here that stays below teacher.fit.min_accuracy.
         """
-        from dna_fast.teacher import Teacher, propose_cuts
+        import torch
 
-        model = self._teacher_model(on_step).to(self.device)
+        from dna_fast.teacher import Teacher
+
+        # Cuts are found and checked before anything is trained, on a copy that costs nothing to throw away.
         size = self.space.frame.resolution
         sizes = tuple(self.space.out_size(b) for b in range(len(self.space.blocks)))
-        cuts = self.config.teacher.cuts or propose_cuts(model, len(sizes), (3, size, size), sizes)
+        with torch.random.fork_rng(devices=[]):
+            cuts = self._checked_cuts(self._untrained_teacher(), sizes)
+        # The layout is part of the result to the last bit: a teacher read from a file must compute as the one just trained.
+        model = self._teacher_model(on_step).to(self.device).to(memory_format=torch.channels_last)
         teacher = Teacher(model, cuts, input_size=(3, size, size), bn=self.config.teacher.bn)
-        teacher.check_shapes(sizes)
+        self._store_teacher(teacher)
+        return teacher
+
+    def _checked_cuts(self, model: nn.Module, sizes: tuple[int, ...]) -> tuple[str, ...]:
+        """The configured or proposed cuts; ValueError with the shapes where they do not match the space."""
+        from dna_fast.teacher import Teacher, propose_cuts
+
+        size = self.space.frame.resolution
+        cuts = self.config.teacher.cuts or propose_cuts(model, len(sizes), (3, size, size), sizes)
+        trial = Teacher(model, cuts, input_size=(3, size, size))
+        trial.check_shapes(sizes)
+        return trial.plan.names
+
+    def _store_teacher(self, teacher: Teacher) -> None:
+        """Writes `teacher.json`, or refuses a teacher that is not the one the run began with."""
+        config, path = self.config.teacher, self.directory / "teacher.json"
+        source = (
+            ("trained here" if config.fit else "random weights")
+            if config.arch is not None
+            else (config.checkpoint or (f"timm {config.model}" if config.pretrained else "random weights"))
+        )
         record = {
+            "source": source,
             "weights_sha256": teacher.weights_sha256(),
             "macs": teacher.macs,
             "bn": teacher.bn,
             **teacher.plan.to_dict(),
         }
-        path = self.directory / "teacher.json"
-        if path.exists() and (known := read_json(path))["weights_sha256"] != record["weights_sha256"]:
-            raise ValueError(
-                f"teacher: its weights (sha256 {record['weights_sha256'][:12]}) are not those this run began with "
-                f"({known['weights_sha256'][:12]}, {path}); restore them or start a new run"
-            )
+        if path.exists():
+            known = read_json(path)
+            changed = [name for name in record if name != "source" and known.get(name) != record[name]]
+            if changed:
+                raise ValueError(
+                    f"teacher: it is not the one this run began with ({path}; different: {', '.join(changed)}); "
+                    "restore it or start a new run"
+                )
         write_json(path, record)
-        return teacher
 
-    def _teacher_model(self, on_step: OnStep | None) -> nn.Module:
+    def _untrained_teacher(self) -> nn.Module:
+        """The teacher's network with arbitrary weights, for finding cuts."""
         from dna_fast.teacher import build_efficientnet, load_teacher
 
         config = self.config.teacher
         if config.arch is None:
+            return load_teacher(config.model, pretrained=False)
+        return build_efficientnet(**config.arch, num_classes=len(self.images.train.classes), seed=self.config.seed)
+
+    def _teacher_model(self, on_step: OnStep | None) -> nn.Module:
+        from dna_fast.teacher import load_teacher
+
+        config = self.config.teacher
+        if config.arch is None:
             return load_teacher(config.model, pretrained=config.pretrained, checkpoint=config.checkpoint)
-        model = build_efficientnet(**config.arch, num_classes=len(self.data.train.classes), seed=self.config.seed)
+        model = self._untrained_teacher()
         return model if config.fit is None else self._fitted(model, on_step)
 
     def _fitted(self, model: nn.Module, on_step: OnStep | None) -> nn.Module:
@@ -233,8 +197,8 @@ class Run:
             ema_decay=config.ema_decay,
             eval_epochs=config.epochs,
         )
-        result = self._fit(model, recipe, on_step, "teacher")
-        write_json(self.directory / "teacher_accuracy.json", accuracy_record(result))
+        result = self._fit(model, recipe, on_step, name="teacher")
+        write_json(self.directory / "teacher_training.json", result.to_dict())
         if result.accuracy.top1 < config.min_accuracy:
             raise RuntimeError(
                 f"teacher: reached {result.accuracy} top-1 on the evaluation images, teacher.fit.min_accuracy asks for "
@@ -245,14 +209,21 @@ class Run:
         return model
 
     def _fit(
-        self, model: nn.Module, recipe: Recipe, on_step: OnStep | None, name: str, logits: Any = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        on_step: OnStep | None,
+        *,
+        name: str,
+        logits: Callable[[Tensor], Tensor] | None = None,
     ) -> FitResult:
+        """Trains a classifier on all training images; `name` must tell apart whatever its checkpoint depends on."""
         from dna_fast.retrain import fit
 
         return fit(
             model,
-            self.loader(self.data.train, recipe.batch_size, training=True),
-            self.loader(self.data.evaluation, recipe.batch_size, training=False),
+            self.images.loader(self.images.train, recipe.batch_size, training=True),
+            self.images.loader(self.images.evaluation, recipe.batch_size, training=False),
             recipe,
             seed=self.config.seed,
             teacher_logits=logits,
@@ -280,15 +251,21 @@ class Run:
         from dna_fast.train import Trainer
 
         supernet = self.supernet(teacher)
-        identity = f"{self.config.identity()} {teacher.weights_sha256()}"
-        checkpoints = self.directory / "supernet"
         trainer = Trainer(
-            supernet, teacher, self.config.train, seed=self.config.seed, checkpoints=checkpoints, identity=identity
+            supernet,
+            teacher,
+            self.config.train,
+            seed=self.config.seed,
+            checkpoints=self.directory / "supernet",
+            identity=self._identity(teacher),
         )
-        held_out = self.data.splits["rating"]
-        images = self.data.train.subset(np.setdiff1d(np.arange(len(self.data.train)), held_out))
-        trainer.run(self.loader(images, self.config.train.batch_size, training=True), on_progress)
+        trainer.run(self.images.loader(self.images.unrated, self.config.train.batch_size, training=True), on_progress)
         return supernet
+
+    def _identity(self, teacher: Teacher) -> str:
+        """What the supernet's weights depend on: configuration, teacher, cuts, images."""
+        parts = [self.config.identity(), teacher.weights_sha256(), *teacher.plan.names, self.images.train.fingerprint()]
+        return _digest(parts)
 
     def rate(self, teacher: Teacher, on_progress: OnRateProgress | None = None) -> RatingTable:
         """Rates every candidate of the trained supernet; the table goes to `ratings.npz`.
@@ -300,31 +277,33 @@ class Run:
         from dna_fast.rate import RatingStore, rate
 
         config, supernet = self.config.rate, self.supernet(teacher)
-        identity = f"{self.config.identity()} {teacher.weights_sha256()}"
-        found = find_checkpoint(self.directory / "supernet", identity)
+        found = find_checkpoint(self.directory / "supernet", self._identity(teacher))
         if found is None or found.position.epoch < self.config.train.epochs:
             raise ValueError(f"{self.directory}: the supernet is not trained yet; run: dna-fast train {self.directory}")
         for b in range(len(supernet.blocks)):
             load_block(found, b, supernet.block(b))
-        calibration, rated = (self.data.train.subset(self.data.splits[name]) for name in ("calibration", "rating"))
+        calibration, rated = (self.images.split(name) for name in ("calibration", "rating"))
         provenance = {
             "teacher_sha256": teacher.weights_sha256(),
             "teacher_cuts": list(teacher.plan.names),
-            "data_fingerprint": self.data.train.fingerprint(),
+            "data_fingerprint": self.images.train.fingerprint(),
             "configuration": self.config.identity(),
             "seed": self.config.seed,
             "epochs": self.config.train.epochs,
+            "supernet_sha256": _files_digest(sorted(found.directory.glob("*.safetensors"))),
         }
-        store_identity = json.dumps([provenance, config.mode, config.batch_size, config.calibration_images])
         table = rate(
             supernet,
             teacher,
-            self.loader(calibration, config.batch_size, training=False),
-            self.loader(rated, config.batch_size, training=False),
+            self.images.loader(calibration, config.batch_size, training=False),
+            self.images.loader(rated, config.batch_size, training=False),
             mode=config.mode,
             metric=config.metric,
             provenance=provenance,
-            store=RatingStore(self.directory / "rating", hashlib.sha256(store_identity.encode()).hexdigest()),
+            store=RatingStore(
+                self.directory / "rating",
+                _digest([provenance, config.mode, config.batch_size, config.calibration_images]),
+            ),
             on_progress=on_progress,
         )
         table.save(self.directory / "ratings.npz")
@@ -346,6 +325,17 @@ class Run:
         path = self.directory / "teacher.json"
         return int(read_json(path)["macs"]) if path.exists() else None
 
+    @property
+    def teacher_accuracy(self) -> Accuracy | None:
+        """Of a teacher that was trained here."""
+        from dna_fast.recipe import Accuracy
+
+        path = self.directory / "teacher_training.json"
+        if not path.exists():
+            return None
+        record = read_json(path)["accuracy"]
+        return Accuracy(record["correct"], record["total"])
+
     def retrain(self, arch: Architecture, teacher: Teacher, name: str, on_step: OnStep | None = None) -> FitResult:
         """Trains an architecture from scratch by the run's recipe; weights, architecture and accuracy go to `models/<name>`."""
         import torch
@@ -354,12 +344,17 @@ class Run:
 
         recipe = self._recipe()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            model = build_model(arch, num_classes=len(self.data.train.classes), **recipe.model_args())
-        logits = teacher.logits if recipe.distill_weight > 0 else None
-        result = self._fit(model, recipe, on_step, name, logits)
+            torch.default_generator.manual_seed(self.config.seed)
+            model = build_model(arch, num_classes=len(self.images.train.classes), **recipe.model_args())
+        result = self._fit(
+            model,
+            recipe,
+            on_step,
+            name=f"{name}-{_digest([arch.to_dict(), asdict(recipe), teacher.weights_sha256()])[:12]}",
+            logits=teacher.logits if recipe.distill_weight > 0 else None,
+        )
         save_model(model, arch, self.directory / "models" / name)
-        write_json(self.directory / "models" / name / "accuracy.json", accuracy_record(result))
+        write_json(self.directory / "models" / name / "training.json", result.to_dict())
         return result
 
     def _recipe(self) -> Recipe:
@@ -371,13 +366,24 @@ class Run:
         return Recipe(**values, eval_epochs=config.epochs)
 
 
-def accuracy_record(result: FitResult) -> dict[str, Any]:
-    """An accuracy with its interval, for JSON."""
-    low, high = result.accuracy.interval
-    return {
-        "correct": result.accuracy.correct,
-        "total": result.accuracy.total,
-        "top1": result.accuracy.top1,
-        "interval_95": [low, high],
-        "seconds": result.seconds,
-    }
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _files_digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keys whose values differ, in words."""
+    words = []
+    for name in {**old, **new}:
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            words += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            words.append(f"{prefix}{name} is {a!r} there and {b!r} here")
+    return words

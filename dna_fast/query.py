@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dna_fast._files import write_json
+from dna_fast._files import read_json, write_json
 from dna_fast.architecture import Architecture
 from dna_fast.config import resolve_quantity
 from dna_fast.cost import cost_table
@@ -68,11 +69,14 @@ class Query:
         query = cls(RatingTable.load(ratings), table, top=wanted.top, teacher_macs=run.teacher_macs)
         return query.bounded({n: str(v) for n, v in wanted.max.items()}, {n: str(v) for n, v in wanted.min.items()})
 
+    def as_answered(self, directory: Path) -> Query:
+        """The query with the bounds of the search whose answer lies in `directory`."""
+        bounds = read_json(directory / "search.json")["bounds"]
+        return replace(self, bounds={name: (lower, upper) for name, (lower, upper) in bounds.items()})
+
     def asking(self, maximum: Sequence[str], minimum: Sequence[str], metric: str | None, top: int | None) -> Query:
         """The query with command-line bounds such as "macs=460M" in place of its own, if any are given."""
-        upper, lower = (
-            dict(_split(flag, text) for text in texts) for flag, texts in (("--max", maximum), ("--min", minimum))
-        )
+        upper, lower = _split_all("--max", maximum), _split_all("--min", minimum)
         query = self.bounded(upper, lower) if upper or lower else self
         return replace(query, metric=metric, top=self.top if top is None else top)
 
@@ -127,7 +131,7 @@ class Found:
     loss: float
     costs: Mapping[str, int]
     candidates: tuple[int, ...]
-    blocks: tuple[str, ...]  # per block, for people: "3x24 [0 4 1]", layers x width and the operators
+    blocks: tuple[str, ...]  # per block, for people: "3x24 041", layers x width and the operators
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,11 @@ class Answer:
     stats: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON, which knows no infinity: where nothing was found, bound and gap are null."""
+        finite = {
+            name: value if math.isfinite(value) else None for name, value in (("bound", self.bound), ("gap", self.gap))
+        }
+        return {**asdict(self), **finite}
 
 
 def answer(query: Query) -> Answer:
@@ -167,9 +174,13 @@ def answer(query: Query) -> Answer:
 
 
 def write_answer(query: Query, found: Answer, directory: Path) -> Architecture | None:
-    """Writes `search.json`, and the winner to `architecture.json`; returns the winner."""
+    """Writes `search.json`, and the winner to `architecture.json`; returns the winner.
+
+    Where there is none, an `architecture.json` of an earlier search is removed: it answers another question.
+    """
     write_json(directory / "search.json", found.to_dict())
     if not found.solutions:
+        (directory / "architecture.json").unlink(missing_ok=True)
         return None
     arch = Architecture.from_space(
         query.ratings.space, found.solutions[0].candidates, f"{query.ratings.space.name}_best"
@@ -202,6 +213,16 @@ def _describe(query: Query, found: Alternative) -> Found:
         shape = space.blocks[b].cells[cell]
         blocks.append(f"{shape.depth}x{shape.width} {''.join(map(str, path))}")
     return Found(found.loss, found.costs, found.choice, tuple(blocks))
+
+
+def _split_all(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    bounds: dict[str, str] = {}
+    for text in texts:
+        name, bound = _split(flag, text)
+        if name in bounds:
+            raise ValueError(f"search: {flag} gives {name} twice ({bounds[name]} and {bound}); give one bound")
+        bounds[name] = bound
+    return bounds
 
 
 def _split(flag: str, text: str) -> tuple[str, str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dna_fast.architecture import Architecture
+from dna_fast.architecture import Architecture, random_choice
 from dna_fast.cost import architecture_cost, largest_choice, random_at_cost
 from dna_fast.display import Display, Update
 from dna_fast.pipeline import Run
+from dna_fast.query import Query
+from dna_fast.report import Point, SearchPlot, plot_search
 
 if TYPE_CHECKING:
     from dna_fast.recipe import Accuracy
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from dna_fast.train import Progress
 
 MACS_TOLERANCE = 0.01  # a baseline "of equal macs" is within this share of the winner's
+
+CLOUD = 2000  # random architectures in the plot
+MAX_DRAWS = 100  # of a baseline that must differ from the winner and the baselines before it
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ def prepare_teacher(run: Run, display: Display) -> Teacher:
     """Loads or trains the teacher and prints its cuts."""
     with display.progress("teacher") as update:
         teacher = run.teacher(_on_step(update))
+    accuracy = run.teacher_accuracy
+    judged = "" if accuracy is None else f", {accuracy} top-1 [95 % interval] on the evaluation images"
+    display.say(f"Teacher of {teacher.macs / 1e6:,.1f} M macs{judged}. Its blocks:")
     display.say(teacher.plan.table())
     return teacher
 
@@ -65,10 +74,15 @@ def train_supernet(run: Run, teacher: Teacher, display: Display) -> Supernet:
 def rate_candidates(run: Run, teacher: Teacher, display: Display) -> RatingTable:
     """Rates every candidate, showing paths per second."""
     with display.progress("rating") as update:
-        start = time.perf_counter()
-        table = run.rate(
-            teacher, lambda done, total: update(done, total, f"{done / (time.perf_counter() - start):.1f} paths/s")
-        )
+        start, first = time.perf_counter(), 0
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal start, first
+            if first == 0:  # cells that an earlier, interrupted rating finished come first and at once
+                start, first = time.perf_counter(), done
+            update(done, total, f"{(done - first) / max(time.perf_counter() - start, 1e-9):.1f} paths/s")
+
+        table = run.rate(teacher, on_progress)
     seconds = time.perf_counter() - start
     paths = sum(len(block) for block in table.blocks)
     display.say(f"{paths:,} candidates rated in {seconds:.0f} s: {run.directory / 'ratings.npz'}")
@@ -79,10 +93,15 @@ def baseline_architectures(run: Run, winner: Architecture) -> dict[str, Architec
     """What the configuration compares the winner with: random architectures of equal macs, and the largest one."""
     table, config = run.costs(), run.config.retrain
     macs = architecture_cost(winner)["macs"]
-    found = {}
+    found: dict[str, Architecture] = {}
+    taken = {winner.candidates}
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((run.config.seed, 1))))
     for number in range(config.random_baselines):
-        choice = random_at_cost(table, "macs", macs, MACS_TOLERANCE, rng)
+        draws = (random_at_cost(table, "macs", macs, MACS_TOLERANCE, rng) for _ in range(MAX_DRAWS))
+        choice = next((choice for choice in draws if choice not in taken), None)
+        if choice is None:
+            break  # a small space may hold no other network of these macs; the comparison then shows fewer
+        taken.add(choice)
         found[f"random_{number}"] = Architecture.from_space(run.space, choice, f"random_{number}")
     if config.largest:
         found["largest"] = Architecture.from_space(run.space, largest_choice(table, "macs"), "largest")
@@ -90,10 +109,11 @@ def baseline_architectures(run: Run, winner: Architecture) -> dict[str, Architec
 
 
 def compare(
-    run: Run, winner: Architecture, teacher: Teacher, display: Display, *, with_baselines: bool = True
+    run: Run, chosen: Mapping[str, Architecture], teacher: Teacher, display: Display, *, with_baselines: bool = True
 ) -> list[Compared]:
-    """Retrains the winner and its baselines by one recipe and prints their accuracies with 95 % intervals."""
-    networks = {"found": winner, **(baseline_architectures(run, winner) if with_baselines else {})}
+    """Retrains an architecture (by name) and its baselines by one recipe; prints accuracies with 95 % intervals."""
+    (winner,) = chosen.values()
+    networks = {**chosen, **(baseline_architectures(run, winner) if with_baselines else {})}
     results = []
     for name, arch in networks.items():
         with display.progress(f"retraining {name}") as update:
@@ -105,6 +125,26 @@ def compare(
     ]
     display.table(("network", "macs", "params", "top-1 [95 % interval]", "trained in"), rows)
     return results
+
+
+def plot_comparison(path: Path, query: Query, results: Sequence[Compared]) -> None:
+    """Rating against macs: the front, the winner, the baselines, and random architectures for scale."""
+    rng = np.random.Generator(np.random.Philox(0))
+    cloud = [random_choice(query.costs.space, rng) for _ in range(CLOUD)]
+    front = query.front("macs")
+    points = [Point(r.name, r.macs, query.loss(r.arch.candidates or ())) for r in results]
+    plot = SearchPlot(
+        title=f"{query.costs.space.summary()}",
+        front_macs=front.costs["macs"],
+        front_loss=front.loss,
+        winner=points[0],
+        baselines=points[1:],
+        cloud_macs=[query.costs.total(choice)["macs"] for choice in cloud],
+        cloud_loss=[query.loss(choice) for choice in cloud],
+        budget_macs=query.bounds.get("macs", (None, None))[1],
+        metric=query.ratings.metric,
+    )
+    plot_search(path, plot)
 
 
 def _on_step(update: Update) -> Callable[[StepRecord], None]:

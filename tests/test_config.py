@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, replace
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 import pytest
@@ -13,7 +20,9 @@ from hypothesis import strategies as st
 from dna_fast.config import (
     ConfigError,
     DataConfig,
+    FitConfig,
     RateConfig,
+    RetrainConfig,
     RunConfig,
     SearchConfig,
     TeacherConfig,
@@ -21,11 +30,17 @@ from dna_fast.config import (
     load_config,
     parse_quantity,
     resolve_quantity,
+    shipped_config,
 )
 from dna_fast.config_yaml import parse_yaml, to_yaml
 from dna_fast.space import preset
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+ARCH = {"arch_def": [["ds_r1_k3_s1_c8"]], "stem_size": 8, "num_features": 8}
+WITH_FIT = (
+    "teacher: {pretrained: false, arch: {arch_def: [[ds_r1_k3_s1_c8]], stem_size: 8, num_features: 8}, fit: {}}\n"
+)
 MINIMAL = "name: small\nspace: digits\ndata: {kind: digits}\ntrain: {learning_rates: [0.002]}\n"
 
 
@@ -58,8 +73,37 @@ def test_imagenet_recipe_is_the_default() -> None:
     recipe = load_config(CONFIGS / "imagenet_b7.yaml")
     assert recipe.train == TrainConfig(amp_dtype="bfloat16")
     assert recipe.rate == RateConfig()
-    assert recipe.retrain == type(recipe.retrain)()
     assert recipe.search_space() == preset("dna")
+    assert recipe.teacher == TeacherConfig()
+
+
+def test_imagenet_retraining_is_published_but_for_a_batch_of_one_gpu() -> None:
+    recipe, published = load_config(CONFIGS / "imagenet_b7.yaml").retrain, RetrainConfig()
+    assert recipe.batch_size <= 512
+    assert recipe.lr == pytest.approx(published.lr * recipe.batch_size / published.batch_size, rel=1e-12)
+    assert recipe == replace(published, batch_size=recipe.batch_size, lr=recipe.lr, amp_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("name", ["digits", "imagenet_b7"])
+def test_shipped_configuration_mentions_every_key(name: str) -> None:
+    given = parse_yaml((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    # What the other value of data.kind, schedule or arch uses.
+    unused = {"digits": {"data.eval_dir", "teacher.model", "retrain.decay_epochs", "retrain.decay_rate"}}
+    missing = []
+    for dotted, _ in RunConfig.declared_keys():
+        at: Any = given
+        for part in dotted.split("."):
+            at = at.get(part, missing) if isinstance(at, Mapping) else None
+        if at is missing and dotted not in unused.get(name, ()):
+            raise AssertionError(f"{name}.yaml does not mention {dotted}")
+
+
+def test_retraining_has_the_fields_of_a_recipe_under_its_names() -> None:
+    from dna_fast.recipe import Recipe
+
+    shared = {f.name for f in fields(RetrainConfig)} - {"random_baselines", "largest"}
+    assert shared <= {f.name for f in fields(Recipe)}
+    assert "amp_dtype" in shared
 
 
 def test_one_learning_rate_serves_every_block(small: Path) -> None:
@@ -71,11 +115,12 @@ def test_exponent_without_point_is_a_number(small: Path) -> None:
 
 
 def test_overrides_apply_in_order_and_make_sections(small: Path) -> None:
-    config = load_config(small, ["train.epochs=3", "train.epochs=4", "search.max.macs=5M", "teacher.fit.epochs=2"])
+    small.write_text(MINIMAL + WITH_FIT.replace(", fit: {}", ""), encoding="utf-8")
+    config = load_config(small, ["train.epochs=3", "train.epochs=4", "search.max.macs=5M", "teacher.fit.epochs=9"])
     assert config.train.epochs == 4
     assert config.search.max == {"macs": "5M"}
     assert config.teacher.fit is not None
-    assert config.teacher.fit.epochs == 2
+    assert config.teacher.fit.epochs == 9
 
 
 def test_paths_are_relative_to_the_file_or_the_working_directory(
@@ -133,6 +178,15 @@ def test_configuration_is_frozen(small: Path) -> None:
         ("train.batch_size=100", ["train.batch_size:", "multiple of train.bn_group = 64", "100"]),
         ("train=3", ["train:", "expected a mapping", "3"]),
         ("rate.images=100", ["rate.images:", "multiple of rate.batch_size = 64", "100"]),
+        ("device=gpu", ["device:", "'auto' or 'cpu' or 'cuda'", "'gpu'"]),
+        ("retrain.amp_dtype=float16", ["retrain.amp_dtype:", "'bfloat16' or null", "'float16'"]),
+        ("retrain.warmup_epochs=500", ["retrain.warmup_epochs:", "less than retrain.epochs = 500", "500.0"]),
+        (
+            "retrain={epochs: 3}",
+            ["retrain.warmup_epochs:", "less than retrain.epochs = 3", "5.0"],
+        ),
+        ("teacher.fit={epochs: 2}", ["teacher.fit.warmup_epochs:", "less than teacher.fit.epochs = 2", "2.0"]),
+        ("teacher.fit={}", ["teacher.fit:", "trains a custom arch", "tf_efficientnet_b7.aa_in1k"]),
         ("rate.mode=official", ["rate.mode:", "'trie' or 'per_path'", "'official'"]),
         ("space=dnaa", ["space:", "dna, digits", "'dnaa'"]),
         ("space=nowhere.json", ["space:", "cannot read", "nowhere.json"]),
@@ -168,7 +222,7 @@ def test_invalid_override_is_named(override: str, words: list[str], small: Path)
         (MINIMAL + "train: {epochs: 3}\n", ["'train' is given twice", "line 5"]),
         (MINIMAL + "seed: [\n", ["not valid YAML", "line"]),
         (MINIMAL + "7: 3\n", ["keys must be text"]),
-        ("- a\n", ["expected a mapping with name, seed, space"]),
+        ("- a\n", ["expected a mapping with name, seed, device, space"]),
         ("", ["expected a mapping", "None"]),
         ("name: x\nspace: digits\n", ["data:", "missing"]),
         ("space: digits\ndata: {kind: digits}\n", ["name:", "missing"]),
@@ -184,13 +238,37 @@ def test_invalid_file_is_named(text: str, words: list[str], small: Path) -> None
         assert word in found
 
 
+def test_checkpoint_beside_an_arch_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.checkpoint: is read for a timm model only"):
+        TeacherConfig(pretrained=False, arch=ARCH, checkpoint="weights.safetensors")
+
+
+def test_fit_without_an_arch_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.fit: trains a custom arch, and none is given"):
+        TeacherConfig(fit=FitConfig())
+
+
+def test_arch_alone_is_a_random_teacher() -> None:
+    assert TeacherConfig(pretrained=False, arch=ARCH).fit is None
+
+
+def test_warmup_must_end_before_training_does() -> None:
+    assert FitConfig(epochs=2, warmup_epochs=1.5).warmup_epochs == 1.5
+    assert RetrainConfig(epochs=1, warmup_epochs=0).epochs == 1
+    for section in (FitConfig, RetrainConfig):
+        with pytest.raises(ConfigError, match=rf"{section.section}\.warmup_epochs: expected less than .*epochs = 2"):
+            section(epochs=2, warmup_epochs=2)
+
+
 def test_fault_of_the_file_is_not_blamed_on_an_override(small: Path) -> None:
     small.write_text(MINIMAL + "sead: 1\n", encoding="utf-8")
     assert message(small, "train.epochs=3").startswith(f"{small}: sead: ")
 
 
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    assert "nowhere.yaml: no such file" in message(tmp_path / "nowhere.yaml")
+def test_missing_file_is_named_and_examples_are_shown(tmp_path: Path) -> None:
+    found = message(tmp_path / "nowhere.yaml")
+    assert "nowhere.yaml: no such file" in found
+    assert str(CONFIGS / "digits.yaml") in found
 
 
 def test_sections_made_in_code_are_checked_too() -> None:
@@ -255,6 +333,7 @@ def test_share_of_the_teacher_is_rounded_down() -> None:
     ],
 )
 def test_identity_follows_what_determines_the_weights(override: str, small: Path) -> None:
+    small.write_text(MINIMAL + WITH_FIT, encoding="utf-8")
     assert load_config(small, [override]).identity() != load_config(small).identity()
 
 
@@ -262,6 +341,7 @@ def test_identity_follows_what_determines_the_weights(override: str, small: Path
     "override",
     [
         "name=other",
+        "device=cpu",
         "data.threads=7",
         "data.root=elsewhere",
         "teacher.checkpoint=elsewhere.safetensors",
@@ -269,7 +349,8 @@ def test_identity_follows_what_determines_the_weights(override: str, small: Path
         "train.learning_rates=[0.002, 0.002, 0.002]",
         "rate.metric=mse",
         "search.top=1",
-        "retrain.epochs=1",
+        "retrain.epochs=7",
+        "retrain.amp_dtype=bfloat16",
     ],
 )
 def test_identity_ignores_what_does_not(override: str, small: Path) -> None:
@@ -279,6 +360,85 @@ def test_identity_ignores_what_does_not(override: str, small: Path) -> None:
 def test_identity_knows_a_space_by_its_content(small: Path) -> None:
     spelled = replace(load_config(small), space=preset("digits").to_dict())
     assert spelled.identity() == load_config(small).identity()
+
+
+# ---- shipping --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "imagenet_b7"])
+def test_checkout_ships_its_configurations(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shipped_config(name) == CONFIGS / f"{name}.yaml"
+
+
+@pytest.mark.parametrize("name", ["digit", "", "digits.yaml", "../setup"])
+def test_configuration_that_is_not_shipped_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(ValueError, match=r"shipped configuration \(digits, imagenet_b7\), got "):
+        shipped_config(name)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a build of the Python part needs, elsewhere: building leaves files beside setup.py."""
+    pytest.importorskip("setuptools", reason="building needs setuptools")
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("dna_fast", "configs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    return copy
+
+
+def python(*arguments: str, cwd: Path) -> str:
+    """Standard output of this interpreter, with `cwd` as the only place that packages of ours are found in."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_built_package_finds_its_own_copy(checkout: Path, tmp_path: Path) -> None:
+    python("setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib"), cwd=checkout)
+    found = python("-c", "from dna_fast.config import shipped_config as s; print(s('digits'))", cwd=tmp_path / "lib")
+    assert Path(found.strip()) == tmp_path / "lib" / "dna_fast" / "configs" / "digits.yaml"
+    for source in CONFIGS.glob("*.yaml"):
+        assert (tmp_path / "lib" / "dna_fast" / "configs" / source.name).read_bytes() == source.read_bytes()
+
+
+def test_editable_install_links_to_the_only_copy(checkout: Path) -> None:
+    listing = """
+import sys, runpy, setuptools
+made = []
+setuptools.setup = lambda **given: made.append(setuptools.Distribution({**given, "packages": ["dna_fast"], "script_name": "setup.py"}))
+runpy.run_path("setup.py")
+command = made[0].get_command_obj("build_py")
+command.editable_mode = True
+command.ensure_finalized()
+command.run()
+mapping = command.get_output_mapping()
+assert set(command.get_outputs()) == set(mapping)
+print(*[source for source in mapping.values() if source.endswith(".yaml")], sep="\\n")
+"""
+    assert python("-c", listing, cwd=checkout).split() == ["configs/digits.yaml", "configs/imagenet_b7.yaml"]
+    assert not (checkout / "dna_fast" / "configs").exists()
+
+
+def check_python() -> str:
+    """The Makefile's check of the interpreter that it makes an environment with."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return text.partition("define CHECK_PYTHON\n")[2].partition("endef")[0]
+
+
+def test_python_without_headers_is_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ensurepip", "venv"):  # whether this machine has them is another question
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(SystemExit, match=r"C headers, got no .*Python\.h .*apt install python3-dev"):
+        exec(check_python(), {})
+    (tmp_path / "Python.h").touch()
+    exec(check_python(), {})
 
 
 # ---- documentation ---------------------------------------------------------------------------------------------------

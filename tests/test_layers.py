@@ -98,11 +98,12 @@ TABLE: Mapping[str, Row] = {
     "ops.feature_mse": row("ops._library torch"),
     "ops.reference": row("torch"),
     # A run: every stage on first use, one subcommand one stage.
-    "pipeline": row("_files config space numpy", f"{EVERY_STAGE} checkpoint safetensors timm torch"),
+    "images": row("_files config data.* numpy", "data.* timm"),
+    "pipeline": row("_files config space numpy", f"{EVERY_STAGE} checkpoint images safetensors torch"),
     "query": row("_files architecture config cost search space tables numpy", "display pipeline"),
     "display": row("rich"),
-    "stages": row("architecture config cost display pipeline query numpy", EVERY_STAGE),
-    "demo": row("architecture cost display pipeline query report stages numpy", EVERY_STAGE),
+    "stages": row("architecture config cost display pipeline query report numpy", EVERY_STAGE),
+    "demo": row("display pipeline query stages", EVERY_STAGE),
     "cli": row("typer", f"{EVERY_STAGE} about demo display pipeline query stages"),
 }
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ import yaml
 
 from dna_fast import cli
 from dna_fast.architecture import Architecture
+from dna_fast.config import load_config, shipped_config
 from dna_fast.cost import architecture_cost
 from dna_fast.export import load_model
+from dna_fast.images import RunImages
 from dna_fast.pipeline import Run
+from dna_fast.stages import baseline_architectures
 from dna_fast.tables import CostTable, RatingTable
+from dna_fast.train import Trainer
 
 CONFIG = {
     "name": "small",
@@ -93,7 +98,13 @@ def run(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_leaves_what_semantics_promises(run: Path) -> None:
     for name in ("config.yaml", "teacher.json", "splits.npz", "supernet/state.json", "ratings.npz", "costs.npz"):
         assert (run / name).exists(), name
-    for name in ("search.json", "architecture.json", "models/found/model.safetensors", "models/largest/accuracy.json"):
+    for name in (
+        "search.json",
+        "architecture.json",
+        "models/found/model.safetensors",
+        "models/largest/training.json",
+        "front.png",
+    ):
         assert (run / name).exists(), name
     ratings = RatingTable.load(run / "ratings.npz")
     assert [len(block) for block in ratings.blocks] == [2 + 4, 4 + 2]
@@ -121,12 +132,69 @@ def test_the_retrained_model_is_the_architecture(run: Path) -> None:
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
-def test_rated_images_are_held_out_and_splits_disjoint(run: Path) -> None:
-    data = Run.open(run).data
-    splits = {name: set(indices.tolist()) for name, indices in data.splits.items()}
-    assert not splits["rating"] & splits["calibration"]
-    counts = np.bincount(data.train.labels[data.splits["rating"]])
+def test_rated_images_are_held_out_of_training_and_balanced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, seen = Run.open(run), []
+    monkeypatch.setattr(Trainer, "run", lambda self, loader, on_progress=None: seen.extend(loader.index.files))
+    opened.train(opened.teacher())
+    images = opened.images
+    rated, calibrating = ({images.train.files[i] for i in images.splits[n]} for n in ("rating", "calibration"))
+    assert len(rated) == 128
+    assert len(calibrating) == 100
+    assert not rated & calibrating
+    assert set(seen) == set(images.train.files) - rated
+    counts = np.bincount(images.train.labels[images.splits["rating"]])
     assert counts.max() - counts.min() <= 1
+
+
+def test_a_teacher_read_from_its_file_computes_as_the_one_just_trained(tmp_path: Path) -> None:
+    """Layouts of weights choose kernels, and kernels differ in the last bit: a resumed run would drift from an uninterrupted one."""
+    overrides = ["teacher.fit.epochs=1", "teacher.fit.warmup_epochs=0", "teacher.fit.min_accuracy=0"]
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last)
+    fresh = Run.start(shipped_config("digits"), tmp_path / "run", overrides).teacher()(images)
+    again = Run.open(tmp_path / "run").teacher()(images)
+    assert all(torch.equal(a, b) for a, b in zip(fresh, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "mean", "crop_pct"),
+    [
+        ("tf_efficientnet_b7.ap_in1k", 0.5, 0.949),
+        ("tf_efficientnet_b7.aa_in1k", 0.485, 0.949),
+        ("resnet50.a1_in1k", 0.485, 0.95),
+    ],
+)
+def test_images_are_normalised_as_the_teacher_was_trained(
+    model: str, mean: float, crop_pct: float, tmp_path: Path
+) -> None:
+    config = load_config(shipped_config("digits"), [f"teacher.model={model}", "teacher.arch=null", "teacher.fit=null"])
+    statistics = RunImages(tmp_path, config).statistics
+    assert statistics["mean"][0] == mean
+    assert statistics["crop_pct"] == crop_pct
+
+
+def test_a_second_search_and_retraining_in_the_same_run(run: Path, tmp_path: Path) -> None:
+    copy = _copy(run, tmp_path)
+    before = (copy / "models" / "found" / "model.safetensors").read_bytes()
+    _dna_fast("search", copy, "--max", "macs=1G")
+    _dna_fast("retrain", copy)
+    assert load_model(copy / "models" / "found")[1] == Architecture.load(copy / "architecture.json")
+    assert (copy / "models" / "found" / "model.safetensors").read_bytes() != before
+
+
+def test_baselines_have_the_winners_macs_and_are_other_networks(run: Path) -> None:
+    opened = Run.open(run)
+    winner = Architecture.from_space(opened.space, (5, 5))
+    opened.config = replace(opened.config, retrain=replace(opened.config.retrain, random_baselines=3))
+    found = baseline_architectures(opened, winner)
+    macs = architecture_cost(winner)["macs"]
+    randoms = [arch for name, arch in found.items() if name.startswith("random")]
+    assert len({arch.candidates for arch in randoms} | {winner.candidates}) == len(randoms) + 1
+    assert all(abs(architecture_cost(arch)["macs"] - macs) <= 0.01 * macs for arch in randoms)
+    costs = opened.costs()
+    assert architecture_cost(found["largest"])["macs"] == max(
+        costs.total((a, b))["macs"] for a in range(6) for b in range(6)
+    )
 
 
 def test_search_as_json_with_other_bounds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +216,18 @@ def test_an_impossible_budget_says_what_would_do(run: Path, capsys: pytest.Captu
     costs = CostTable.load(run / "costs.npz")
     smallest = min(costs.total((a, b))["macs"] for a in range(6) for b in range(6))
     assert f"the smallest feasible bound is {smallest:,}" in text
+
+
+def test_an_infeasible_search_leaves_no_architecture_and_strict_json(run: Path, tmp_path: Path) -> None:
+    copy = _copy(run, tmp_path)
+    _dna_fast("search", copy, "--max", "macs=1k", expect=1)
+    assert not (copy / "architecture.json").exists()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found = json.loads((copy / "search.json").read_text(), parse_constant=refuse)
+    assert (found["status"], found["bound"], found["solutions"]) == ("infeasible", None, [])
 
 
 def test_cost_of_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +252,9 @@ def test_info_names_what_was_built(capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "{run}", "--max", "macs=many"], "bound of macs: expected a number"),
         (["search", "--ratings", "{tmp}/none.npz"], "no such file"),
         (["train", "{config}"], "--out: expected a run directory"),
-        (["train", "{config}", "--out", "{run}", "--set", "train.epochs=3"], "holds a run of another configuration"),
+        (["train", "{config}", "--out", "{run}", "--set", "train.epochs=3"], "train.epochs is 2 there and 3 here"),
+        (["train", "{config}", "--out", "{run}", "--set", "rate.batch_size=32"], "rate.batch_size is 64 there and 32"),
+        (["search", "{run}", "--max", "macs=1M", "--max", "macs=2M"], "--max gives macs twice (1M and 2M)"),
         (["train", "{config}", "--out", "{tmp}/x", "--set", "train.epoch=3"], "did you mean 'epochs'"),
         (["cost"], "give either a run directory or --model"),
         (["cost", "--model", "dna_e"], "did you mean 'dna_"),
@@ -216,7 +298,7 @@ def test_another_teacher_than_the_run_began_with_is_refused(
     copy = _copy(run, tmp_path)
     record = json.loads((copy / "teacher.json").read_text())
     (copy / "teacher.json").write_text(json.dumps({**record, "weights_sha256": "0" * 64}))
-    assert "teacher: its weights" in _dna_fast("rate", copy, expect=2, capsys=capsys)
+    assert "teacher: it is not the one this run began with" in _dna_fast("rate", copy, expect=2, capsys=capsys)
 
 
 def test_a_damaged_table_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,13 +317,22 @@ def test_a_teacher_that_does_not_match_the_space_is_shown(
         tmp_path / "x",
         "--set",
         "teacher.cuts=[blocks.0, blocks.2]",
-        "--set",
-        "teacher.fit=null",
     )
     error = _dna_fast(*arguments, expect=2, capsys=capsys)
     assert "a teacher whose cuts do not match the space" in error
     assert "8x16x16 (blocks.0)" in error
     assert "8x8" in error
+    assert not (tmp_path / "x" / "fit").exists(), "the teacher was trained before its cuts were checked"
+
+
+def test_classes_that_the_costs_do_not_count_are_refused(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = {**CONFIG["space"]["frame"], "num_classes": 12}
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({**CONFIG, "space": {**CONFIG["space"], "frame": frame}}))
+    error = _dna_fast("train", other, "--out", tmp_path / "x", expect=2, capsys=capsys)
+    assert "the images have 10 classes, the space counts costs for a classifier of 12" in error
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(run: Path, config: Path, tmp_path: Path) -> None:

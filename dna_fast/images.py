@@ -1,0 +1,134 @@
+"""The images of a run: where they are, which of them are held out, and the loaders over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dna_fast._files import written_aside
+from dna_fast.config import RunConfig
+from dna_fast.data import (
+    DaliLoader,
+    EvalTransform,
+    ImageIndex,
+    TrainTransform,
+    class_balanced_split,
+    digits_transforms,
+    write_digits,
+)
+
+if TYPE_CHECKING:
+    from dna_fast.data.transforms import Transform
+
+
+class RunImages:
+    """Scans (and for the embedded data set writes) a run's images and splits them; the split is kept in `splits.npz`.
+
+    Args:
+        directory: of the run.
+        config: its configuration.
+
+    Attributes:
+        train, evaluation: all training images, and those that only judge.
+        splits: rating, calibration, rest -> indices into `train`.
+
+    Raises:
+        ValueError: a wrong structure, classes that differ between the two or from the space's, images other than those the
+            run began with.
+        DataError: an image that cannot be read; it is named.
+    """
+
+    def __init__(self, directory: Path, config: RunConfig) -> None:
+        self.directory, self.config = directory, config
+        self.frame = config.search_space().frame
+        self.train, self.evaluation = self._scan()
+        if self.train.classes != self.evaluation.classes:
+            odd = sorted(set(self.train.classes) ^ set(self.evaluation.classes))
+            raise ValueError(
+                "data: training and evaluation images must have the same classes; only in one of them: "
+                f"{', '.join(odd[:10])}"
+            )
+        if len(self.train.classes) != self.frame.num_classes:
+            raise ValueError(
+                f"data: the images have {len(self.train.classes)} classes, the space counts costs for a classifier of "
+                f"{self.frame.num_classes}; set the space's frame.num_classes to {len(self.train.classes)}"
+            )
+        # The order matters: the held-out images must not depend on how many calibrate.
+        counts = {"rating": config.rate.images, "calibration": config.rate.calibration_images}
+        self.splits: Mapping[str, NDArray[np.int64]] = class_balanced_split(self.train.labels, counts, config.seed)
+        self._store_splits()
+
+    def _scan(self) -> tuple[ImageIndex, ImageIndex]:
+        config = self.config.data
+        if config.kind == "digits":
+            root = write_digits(config.root or self.directory / "digits", size=self.frame.resolution)
+            return ImageIndex.scan(root / "train"), ImageIndex.scan(root / "test")
+        assert config.root is not None  # the configuration was validated
+        return ImageIndex.scan(Path(config.root) / "train"), ImageIndex.scan(Path(config.root) / config.eval_dir)
+
+    def _store_splits(self) -> None:
+        """Keeps the split; refuses images, or held-out ones, that differ from those the run began with."""
+        path, fingerprint = self.directory / "splits.npz", self.train.fingerprint()
+        if path.exists() and not _holds(path, fingerprint, self.splits["rating"]):
+            raise ValueError(
+                f"data: the training images are not those this run began with ({path}); restore them, or start anew"
+            )
+        with written_aside(path) as aside, open(aside, "wb") as file:
+            np.savez(
+                file,
+                fingerprint=np.array(fingerprint),
+                rating=self.splits["rating"],
+                calibration=self.splits["calibration"],
+            )
+
+    @property
+    def unrated(self) -> ImageIndex:
+        """What the supernet is trained on: all training images but the rated ones, which are held out."""
+        return self.train.subset(np.setdiff1d(np.arange(len(self.train)), self.splits["rating"]))
+
+    def split(self, name: str) -> ImageIndex:
+        """The images of one split."""
+        return self.train.subset(self.splits[name])
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Any]:
+        """mean, std, crop_pct and interpolation that the teacher was trained with; timm's defaults for a network of one's own."""
+        import timm
+        from timm.data import resolve_data_config
+
+        teacher = self.config.teacher
+        known = timm.models.get_pretrained_cfg(teacher.model) if teacher.arch is None else None
+        found: Mapping[str, Any] = resolve_data_config({}, pretrained_cfg={} if known is None else known.to_dict())
+        return found
+
+    def _transform(self, *, training: bool) -> Transform:
+        if self.config.data.kind == "digits":
+            return digits_transforms(self.frame.resolution)[0 if training else 1]
+        found, size = self.statistics, self.frame.resolution
+        shared = {name: found[name] for name in ("mean", "std", "interpolation")}
+        return TrainTransform(size, **shared) if training else EvalTransform(size, crop_pct=found["crop_pct"], **shared)
+
+    def loader(self, index: ImageIndex, batch_size: int, *, training: bool) -> DaliLoader:
+        """A DALI loader over an index with this run's transforms."""
+        return DaliLoader(
+            index,
+            self._transform(training=training),
+            batch_size=batch_size,
+            seed=self.config.seed,
+            training=training,
+            device=self.config.data.device,
+            threads=self.config.data.threads,
+        )
+
+
+def _holds(path: Path, fingerprint: str, rating: NDArray[np.int64]) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return str(stored["fingerprint"]) == fingerprint and np.array_equal(stored["rating"], rating)
+    except Exception as error:  # a damaged archive can fail in any way inside zipfile and numpy
+        raise ValueError(f"{path}: damaged ({error}); start a new run, or restore it") from error
