@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,11 +63,14 @@ def collect(teacher: Teacher, loader: Loader, device: torch.device, *, whole_bat
 
 
 class RatingStore:
-    """Ratings of finished cells on disk, so that an interrupted rating goes on where it stopped.
+    """Finished ratings on disk, so that an interrupted rating goes on where it stopped.
+
+    A file holds the paths of one cell that begin with the same operator: with n operators, an interruption costs at most an n-th
+    of a cell.
 
     Args:
         root: directory.
-        identity: what the ratings depend on; cells of another identity are discarded.
+        identity: what the ratings depend on; ratings of another identity are discarded.
     """
 
     def __init__(self, root: Path, identity: str) -> None:
@@ -78,14 +82,57 @@ class RatingStore:
                 stale.unlink()
             write_json(mark, identity)
 
-    def load(self, block: int, cell: int) -> NDArray[np.float64] | None:
-        """[paths, batches, metrics], or None if this cell is not done."""
-        path = self.root / f"block_{block}_cell_{cell}.npy"
-        return np.load(path, allow_pickle=False) if path.exists() else None
+    def load(self, block: int, cell: int, operator: int, shape: tuple[int, int, int]) -> NDArray[np.float64] | None:
+        """The ratings of a cell's paths that begin with `operator`, or None if they are not done.
 
-    def save(self, block: int, cell: int, ratings: NDArray[np.float64]) -> None:
-        with written_aside(self.root / f"block_{block}_cell_{cell}.npy") as aside, open(aside, "wb") as file:
+        Args:
+            shape: what they must have, [paths, batches, metrics].
+
+        Raises:
+            ValueError: a damaged file, or one of another shape.
+        """
+        path = self._path(block, cell, operator)
+        if not path.exists():
+            return None
+        try:
+            with open(path, "rb") as file:
+                ratings: NDArray[np.float64] = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error}); delete it, and its paths are rated again") from error
+        if ratings.shape != shape or ratings.dtype != np.float64:
+            raise ValueError(
+                f"{path}: damaged, expected float64 {shape}, got {ratings.dtype} {ratings.shape}; "
+                "delete it, and its paths are rated again"
+            )
+        return ratings
+
+    def save(self, block: int, cell: int, operator: int, ratings: NDArray[np.float64]) -> None:
+        """Keeps ratings [paths, batches, metrics] of a cell's paths that begin with `operator`."""
+        with written_aside(self._path(block, cell, operator)) as aside, open(aside, "wb") as file:
             np.save(file, ratings, allow_pickle=False)
+
+    def _path(self, block: int, cell: int, operator: int) -> Path:
+        return self.root / f"block_{block}_cell_{cell}_operator_{operator}.npy"
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Convolutions and matrix products of float32 in float32 on GPUs too, for the time being.
+
+    TF32 keeps 10 bits of the mantissa, and is on for convolutions by default: ratings would differ from the CPU's in the third digit.
+    """
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    # Torch 2.8 has but the old switches; from 2.9 on they warn, and mixing them with the new ones is an error.
+    name, off = ("allow_tf32", False) if conv is None else ("fp32_precision", "ieee")
+    switches = (torch.backends.cudnn if conv is None else conv, torch.backends.cuda.matmul)
+    before = [getattr(switch, name) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, name, off)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)
 
 
 @torch.no_grad()
@@ -111,11 +158,12 @@ def rate(
         mode: "trie" (every operator prefix once) or "per_path" (one path at a time; the oracle).
         metric: the table's default rating.
         provenance: anything about teacher and data that the table should carry.
-        store: finished cells are kept there and taken from there.
+        store: finished ratings are kept there and taken from there.
         on_progress: called after every path.
 
     Returns:
-        All four ratings with standard errors. Computed in the features' dtype, summed in float64; deterministic on the CPU.
+        All four ratings with standard errors. Computed in the features' dtype without TF32, summed in float64;
+        deterministic on the CPU. The metadata names the device and torch's version.
 
     Raises:
         ValueError: unknown mode or metric, no images, a teacher feature that is constant, ratings that are not finite.
@@ -126,14 +174,15 @@ def rate(
         raise ValueError(f"rate: metric must be one of {', '.join(METRICS)}, got {metric!r}")
     device = next(supernet.parameters()).device
     supernet.eval()
-    calibration_set = collect(teacher, calibration, device, whole_batches=False)
-    rated_set = collect(teacher, rated, device, whole_batches=True)
     counter = _Counter(supernet, on_progress)
     blocks = []
-    for b in range(len(supernet.blocks)):
-        walk = _Walk(supernet.block(b), b, rated_set.blocks[b], mode, counter)
-        cells = walk.rate_cells(calibration_set.inputs(b), rated_set.inputs(b), store)
-        blocks.append(_records(np.concatenate(cells), b))
+    with _without_tf32():
+        calibration_set = collect(teacher, calibration, device, whole_batches=False)
+        rated_set = collect(teacher, rated, device, whole_batches=True)
+        for b in range(len(supernet.blocks)):
+            walk = _Walk(supernet.block(b), b, rated_set.blocks[b], mode, counter)
+            parts = walk.rate_cells(calibration_set.inputs(b), rated_set.inputs(b), store)
+            blocks.append(_records(np.concatenate(parts), b))
     metadata = {
         **(provenance or {}),
         "mode": mode,
@@ -142,6 +191,8 @@ def rate(
         "calibration_images": sum(len(x) for x in calibration_set.images),
         "rated_images": sum(len(x) for x in rated_set.images),
         "batch_size": rated.batch_size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": str(torch.__version__),
     }
     return RatingTable(supernet.space, blocks, metric=metric, metadata=metadata)
 
@@ -179,20 +230,10 @@ class _Walk:
     def rate_cells(
         self, calibration: list[Tensor], rated: list[Tensor], store: RatingStore | None
     ) -> list[NDArray[np.float64]]:
-        """[paths, batches, metrics] per cell."""
+        """[paths, batches, metrics] per cell and first operator."""
         if isinstance(self.block.stem, Stem):
             calibration, rated = self._through_stem(self.block.stem, calibration, rated)
-        results = []
-        for c in range(len(self.block.cells)):
-            ratings = store.load(self.index, c) if store is not None else None
-            if ratings is None:
-                ratings = np.stack(list(self._rate_cell(self.block.cell(c), calibration, rated)))
-                if store is not None:
-                    store.save(self.index, c, ratings)
-            else:
-                self.counter.add(len(ratings))
-            results.append(ratings)
-        return results
+        return [part for c in range(len(self.block.cells)) for part in self._rate_cell(c, calibration, rated, store)]
 
     def _through_stem(
         self, stem: Stem, calibration: list[Tensor], rated: list[Tensor]
@@ -204,33 +245,49 @@ class _Walk:
         return [stem(x) for x in calibration], [stem(x) for x in rated]
 
     def _rate_cell(
-        self, cell: StudentCell, calibration: list[Tensor], rated: list[Tensor]
+        self, index: int, calibration: list[Tensor], rated: list[Tensor], store: RatingStore | None
     ) -> Iterator[NDArray[np.float64]]:
+        cell = self.block.cell(index)
+        depth, choices = len(cell.layers), len(cell.layers[0])  # type: ignore[arg-type]
+        shape = (choices ** (depth - 1), len(rated), len(METRICS))
         if self.mode == "trie":
-            roots = [cell.in_adapter(x) for x in calibration], [cell.in_adapter(x) for x in rated]
-            return self._descend(cell, 0, *roots)
-        return self._path_by_path(cell, calibration, rated)
+            calibration, rated = [cell.in_adapter(x) for x in calibration], [cell.in_adapter(x) for x in rated]
+        walk = self._descend if self.mode == "trie" else self._path_by_path
+        for operator in range(choices):
+            ratings = store.load(self.index, index, operator, shape) if store is not None else None
+            if ratings is None:
+                ratings = np.stack(list(walk(cell, (operator,), calibration, rated)))
+                if store is not None:
+                    store.save(self.index, index, operator, ratings)
+            else:
+                self.counter.add(len(ratings))
+            yield ratings
 
     def _descend(
-        self, cell: StudentCell, depth: int, calibration: list[Tensor], rated: list[Tensor]
+        self, cell: StudentCell, prefix: tuple[int, ...], calibration: list[Tensor], rated: list[Tensor]
     ) -> Iterator[NDArray[np.float64]]:
-        """Depth first: at most one set of features per layer is alive. Yields paths in index order."""
-        last = depth + 1 == len(cell.layers)
-        for choice in range(len(cell.layers[depth])):  # type: ignore[arg-type]
-            layer = cell.operator(depth, choice)
-            after = calibrate(layer, calibration, need_output=not last)
-            outputs = [layer(x) for x in rated]
-            if last:
-                yield self._ratings(cell.out_adapter, outputs)
-                self.counter.add(1)
-            else:
-                yield from self._descend(cell, depth + 1, after, outputs)
+        """Rates the paths that begin with `prefix`, in index order, from the features in front of its last operator.
+
+        Depth first: at most one set of features per layer is alive.
+        """
+        last = len(prefix) == len(cell.layers)
+        layer = cell.operator(len(prefix) - 1, prefix[-1])
+        after = calibrate(layer, calibration, need_output=not last)
+        outputs = [layer(x) for x in rated]
+        if last:
+            yield self._ratings(cell.out_adapter, outputs)
+            self.counter.add(1)
+            return
+        for choice in range(len(cell.layers[len(prefix)])):  # type: ignore[arg-type]
+            yield from self._descend(cell, (*prefix, choice), after, outputs)
 
     def _path_by_path(
-        self, cell: StudentCell, calibration: list[Tensor], rated: list[Tensor]
+        self, cell: StudentCell, prefix: tuple[int, ...], calibration: list[Tensor], rated: list[Tensor]
     ) -> Iterator[NDArray[np.float64]]:
-        depth, choices = len(cell.layers), len(cell.layers[0])  # type: ignore[arg-type]
-        for path in np.ndindex(*(choices,) * depth):
+        """Rates the paths that begin with `prefix`, in index order, each from the cell's input."""
+        choices = len(cell.layers[0])  # type: ignore[arg-type]
+        for rest in np.ndindex(*(choices,) * (len(cell.layers) - len(prefix))):
+            path = (*prefix, *rest)
             layers = [cell.operator(d, c) for d, c in enumerate(path)]
             steps = [step for layer in layers for step in layer.steps()]
             calibrate_plainly(steps, partial(cell, path=path), calibration)
@@ -311,17 +368,15 @@ def calibrate(module: SteppedModule, batches: Sequence[Tensor], *, need_output: 
 
 def _set_statistics(norm: nn.BatchNorm2d, batches: Sequence[Tensor]) -> None:
     """Mean and unbiased variance over all batches, merged in float64 (Chan, Golub and LeVeque's pairwise update)."""
-    count, mean, m2 = (
-        0,
-        torch.zeros(norm.num_features, dtype=torch.float64),
-        torch.zeros(norm.num_features, dtype=torch.float64),
-    )
+    # On the features' device: a copy to the host would wait for the device after every batch.
+    mean = torch.zeros(norm.num_features, dtype=torch.float64, device=batches[0].device)
+    count, m2 = 0, torch.zeros_like(mean)
     for x in batches:
         var, batch_mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
         n = x.numel() // x.shape[1]
-        delta = batch_mean.double().cpu() - mean
+        delta = batch_mean.double() - mean
         mean = mean + delta * (n / (count + n))
-        m2 = m2 + var.double().cpu() * n + delta.square() * (count * n / (count + n))
+        m2 = m2 + var.double() * n + delta.square() * (count * n / (count + n))
         count += n
     _write(norm, mean, m2, count)
 

@@ -256,7 +256,8 @@ class Supernet(nn.Module):
 
     def _build_block(self, block: int, seed: int) -> StudentBlock:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_derived_seed(seed, block))
+            # torch.manual_seed would reseed the GPUs, too, and fork_rng restores none of them here.
+            torch.default_generator.manual_seed(_derived_seed(seed, block))
             cells = [self._build_cell(block, c, cell) for c, cell in enumerate(self.space.blocks[block].cells)]
             built = StudentBlock(cells, Stem(self.space.frame, self.bn_group) if block == 0 else None)
             _initialise(built)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dna_fast._loop import Loader, deferred_interrupt
-from dna_fast.checkpoint import Position, find_checkpoint, load_block, save_checkpoint
+from dna_fast.checkpoint import Measured, Position, find_checkpoint, load_block, save_checkpoint
 from dna_fast.config import TrainConfig
 from dna_fast.supernet import StudentBlock, Supernet, sample_paths
 from dna_fast.teacher import Teacher
@@ -69,10 +69,12 @@ class Trainer:
         self.optimizers = [_adam(supernet.block(b), lr, config.weight_decay) for b, lr in enumerate(self.base_lrs)]
         self.position = Position()
         self.history: list[dict[str, Any]] = []
+        self.meter = _Meter(len(self.optimizers), self.device)
         if checkpoints is not None and (found := find_checkpoint(checkpoints, identity)) is not None:
             for b, optimizer in enumerate(self.optimizers):
                 load_block(found, b, supernet.block(b), optimizer)
-            self.position, self.history = found.position, list(found.history)
+            self.position, self.history = found.position, list(found.measured.history)
+            self.meter.restore(found.measured, checkpoints / "state.json")
 
     def run(self, loader: Loader, on_progress: OnProgress | None = None) -> list[dict[str, Any]]:
         """Trains to the end, from wherever training stands.
@@ -82,7 +84,8 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: Ctrl-C; the step was finished and a checkpoint written first.
-            RuntimeError: a loss that is not finite; the message names block, epoch and step.
+            RuntimeError: a loss or a weight that is not finite; the message names block, epoch and step. Such weights
+                never replace a checkpoint.
         """
         if len(loader) == 0:
             raise ValueError(
@@ -90,15 +93,18 @@ class Trainer:
             )
         self.supernet.train()
         with deferred_interrupt() as interrupted:
-            while self.position.epoch < self.config.epochs:
+            while self.position.epoch < self.config.epochs and not interrupted.is_set():
                 self._epoch(loader, on_progress, interrupted)
+        if interrupted.is_set():  # it came while an epoch, perhaps the last one, was being saved
+            raise KeyboardInterrupt
         return self.history
 
     def _epoch(self, loader: Loader, on_progress: OnProgress | None, interrupted: threading.Event) -> None:
         for optimizer, base in zip(self.optimizers, self.base_lrs, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = base * self.config.lr_decay**self.position.epoch
-        meter = _Meter(len(self.supernet.blocks), self.device)
+        meter = self.meter
+        meter.start()
         total_steps, last_save = self.config.epochs * len(loader), time.monotonic()
         for batch in loader.epoch(self.position.epoch, self.position.batch):
             meter.add(self.step(batch.images.to(self.device, non_blocking=True)), len(batch.images))
@@ -116,6 +122,7 @@ class Trainer:
         record = meter.epoch_record(self.position)
         self.history.append(record)
         self.position = Position(self.position.epoch + 1, 0, self.position.step)
+        self.meter = _Meter(len(self.optimizers), self.device)
         self._save()
         if on_progress is not None:
             on_progress(Progress(self.position, total_steps, tuple(record["losses"]), record["images_per_s"]))
@@ -139,27 +146,51 @@ class Trainer:
         return torch.stack(losses)
 
     def _save(self) -> None:
-        if self.checkpoints is not None:
-            blocks = [self.supernet.block(b) for b in range(len(self.supernet.blocks))]
-            save_checkpoint(self.checkpoints, blocks, self.optimizers, self.position, self.history, self.identity)
+        if self.checkpoints is None:
+            return
+        blocks = [self.supernet.block(b) for b in range(len(self.supernet.blocks))]
+        measured = self.meter.measured(self.history)
+        _check_finite(measured.losses, self.position)
+        _check_weights(blocks, self.position)  # a finite loss may still have had a gradient that was not
+        save_checkpoint(self.checkpoints, blocks, self.optimizers, self.position, measured, self.identity)
 
 
 class _Meter:
     """Means of the losses since the last reading and over the epoch, and the images per second."""
 
     def __init__(self, blocks: int, device: torch.device) -> None:
-        self.recent, self.total = (
-            torch.zeros(blocks, device=device),
-            torch.zeros(blocks, dtype=torch.float64, device=device),
-        )
-        self.recent_steps = self.steps = self.recent_images = self.images = 0
-        self.start = self.recent_start = time.perf_counter()
+        self.recent = torch.zeros(blocks, device=device)
+        self.total = torch.zeros(blocks, dtype=torch.float64, device=device)
+        self.recent_steps = self.recent_images = self.images = 0
+        self.seconds = 0.0  # of training only: not the time between an interruption and going on
+        self.start()
+
+    def start(self) -> None:
+        """Time counts from here."""
+        self.last = self.recent_start = time.perf_counter()
+
+    def restore(self, measured: Measured, path: Path) -> None:
+        """Goes on with the sums that `measured()` gave; `path` is where they were read."""
+        if len(measured.losses) != len(self.total):
+            raise ValueError(
+                f"{path}: damaged, measured.losses must hold {len(self.total)} sums, got {len(measured.losses)}; "
+                "train in a new run directory"
+            )
+        self.total.copy_(torch.tensor(measured.losses, dtype=torch.float64))
+        self.images, self.seconds = measured.images, measured.seconds
+
+    def measured(self, history: Sequence[dict[str, Any]]) -> Measured:
+        """Everything to be kept of the epoch so far, behind the records of the epochs before."""
+        losses = tuple(self.total.tolist())
+        self._tick()
+        return Measured(tuple(history), losses, self.images, self.seconds)
 
     def add(self, losses: Tensor, images: int) -> None:
         self.recent += losses
         self.total += losses
-        self.recent_steps, self.steps = self.recent_steps + 1, self.steps + 1
+        self.recent_steps += 1
         self.recent_images, self.images = self.recent_images + images, self.images + images
+        self._tick()
 
     def read(self, position: Position) -> tuple[tuple[float, ...], float]:
         losses = tuple((self.recent / self.recent_steps).tolist())
@@ -171,16 +202,20 @@ class _Meter:
         return losses, speed
 
     def epoch_record(self, position: Position) -> dict[str, Any]:
-        losses = (self.total / max(self.steps, 1)).tolist()
+        losses = (self.total / position.batch).tolist()  # waits for the device, so that its time counts
         _check_finite(losses, position)
-        seconds = time.perf_counter() - self.start
+        self._tick()
         return {
             "epoch": position.epoch,
             "losses": losses,
-            "seconds": seconds,
-            "images_per_s": self.images / seconds,
-            "steps": self.steps,
+            "seconds": self.seconds,
+            "images_per_s": self.images / self.seconds,
+            "steps": position.batch,
         }
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self.last = self.seconds + now - self.last, now
 
 
 def _check_finite(losses: Sequence[float], position: Position) -> None:
@@ -189,6 +224,15 @@ def _check_finite(losses: Sequence[float], position: Position) -> None:
             raise RuntimeError(
                 f"training: the loss of block {block} became {loss} before step {position.step} (epoch {position.epoch}); "
                 "lower train.learning_rates, and check the teacher's features and the images' normalisation"
+            )
+
+
+def _check_weights(blocks: Sequence[StudentBlock], position: Position) -> None:
+    for index, block in enumerate(blocks):
+        if not torch.stack([p.detach().isfinite().all() for p in block.parameters()]).all():
+            raise RuntimeError(
+                f"training: weights of block {index} are no longer finite after step {position.step} (epoch {position.epoch}); "
+                "no checkpoint was written; lower train.learning_rates, and check the teacher's features and the images' normalisation"
             )
 
 
