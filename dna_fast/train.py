@@ -71,10 +71,10 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.meter = _Meter(len(self.optimizers), self.device)
         if checkpoints is not None and (found := find_checkpoint(checkpoints, identity)) is not None:
-            for b, optimizer in enumerate(self.optimizers):
-                load_block(found, b, supernet.block(b), optimizer)
             self.position, self.history = found.position, list(found.measured.history)
             self.meter.restore(found.measured, checkpoints / "state.json")
+            for b, optimizer in enumerate(self.optimizers):
+                load_block(found, b, supernet.block(b), optimizer)
 
     def run(self, loader: Loader, on_progress: OnProgress | None = None) -> list[dict[str, Any]]:
         """Trains to the end, from wherever training stands.

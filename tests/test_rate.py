@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy import SPACE, ToyBatch, ToyLoader, toy_supernet, toy_teacher
 
 from dna_fast.rate import RatingStore, calibrate, rate
 from dna_fast.tables import METRICS, RatingTable
-from tests.toy import SPACE, ToyBatch, ToyLoader, toy_supernet, toy_teacher
 
 
 def _calibration() -> ToyLoader:
@@ -24,9 +24,20 @@ def _rate(boundary: str, mode: str, **kwargs: object) -> RatingTable:
     return rate(toy_supernet(boundary), toy_teacher(), _calibration(), _rated(), mode=mode, **kwargs)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("random_norms", [False, True], ids=["fresh_norms", "random_norms"])
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
 @pytest.mark.parametrize("boundary", ["adapter", "wide"])
-def test_trie_equals_per_path(boundary: str) -> None:
-    trie, per_path = _rate(boundary, "trie"), _rate(boundary, "per_path")
+def test_trie_equals_per_path(boundary: str, padding: str, random_norms: bool) -> None:
+    trie, per_path = (
+        rate(
+            toy_supernet(boundary, padding=padding, random_norms=random_norms),
+            toy_teacher(),
+            _calibration(),
+            _rated(),
+            mode=mode,
+        )
+        for mode in ("trie", "per_path")
+    )
     for b in range(len(SPACE.blocks)):
         for name in trie.blocks[b].dtype.names:
             np.testing.assert_allclose(
@@ -94,27 +105,74 @@ def test_one_batch_has_no_standard_error() -> None:
     assert np.isfinite(table.blocks[0]["relative_l1"]).all()
 
 
-def test_an_interrupted_rating_goes_on_with_the_next_cell(tmp_path: Path) -> None:
-    expected = _rate("adapter", "trie")
+@pytest.mark.parametrize("mode", ["trie", "per_path"])
+def test_an_interrupted_rating_goes_on_with_the_next_first_operator(tmp_path: Path, mode: str) -> None:
+    expected = _rate("adapter", mode)
     seen: list[int] = []
 
     def stop(done: int, _: int) -> None:
         seen.append(done)
-        if done == 40:  # inside the third cell
+        if done == 45:  # inside the third cell, the paths that begin with its second operator
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _rate("adapter", "trie", store=RatingStore(tmp_path, "a"), on_progress=stop)
+        _rate("adapter", mode, store=RatingStore(tmp_path, "a"), on_progress=stop)
     seen.clear()
-    resumed = _rate("adapter", "trie", store=RatingStore(tmp_path, "a"), on_progress=lambda done, _: seen.append(done))
-    assert seen[:2] == [3, 30]  # two finished cells were taken from the store
+    resumed = _rate("adapter", mode, store=RatingStore(tmp_path, "a"), on_progress=lambda done, _: seen.append(done))
+    # Two cells, of 3 and 27 paths, and the third cell's first operator came from the store; then path after path.
+    assert seen == [1, 2, 3, 12, 21, 30, 39, *range(40, 67)]
     assert all(np.array_equal(expected.blocks[b], resumed.blocks[b]) for b in range(2))
 
 
 def test_a_store_of_another_identity_is_discarded(tmp_path: Path) -> None:
-    RatingStore(tmp_path, "a").save(0, 0, np.zeros((3, 3, 4)))
-    assert RatingStore(tmp_path, "a").load(0, 0) is not None
-    assert RatingStore(tmp_path, "b").load(0, 0) is None
+    RatingStore(tmp_path, "a").save(0, 0, 2, np.zeros((3, 3, 4)))
+    assert RatingStore(tmp_path, "a").load(0, 0, 2, (3, 3, 4)) is not None
+    assert RatingStore(tmp_path, "a").load(0, 0, 1, (3, 3, 4)) is None
+    assert RatingStore(tmp_path, "b").load(0, 0, 2, (3, 3, 4)) is None
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "header", "zip", "shape", "dtype"])
+def test_a_damaged_store_is_named(tmp_path: Path, damage: str) -> None:
+    store, file = RatingStore(tmp_path, "a"), tmp_path / "block_1_cell_0_operator_2.npy"
+    store.save(1, 0, 2, np.zeros((9, 3, 4)))
+    whole = file.read_bytes()
+    if damage == "shape":
+        store.save(1, 0, 2, np.zeros((9, 2, 4)))
+    elif damage == "dtype":
+        store.save(1, 0, 2, np.zeros((9, 3, 4), np.float32))  # type: ignore[arg-type]
+    elif damage == "zip":
+        np.savez(tmp_path / "other.npz", x=np.zeros(1))
+        (tmp_path / "other.npz").replace(file)
+    else:
+        file.write_bytes({"empty": b"", "truncated": whole[:-1], "header": whole[:9] + b"?" + whole[10:]}[damage])
+    with pytest.raises(ValueError, match=r"block_1_cell_0_operator_2\.npy: damaged.*delete it"):
+        _rate("adapter", "trie", store=store)
+
+
+def test_float32_is_not_tf32_while_rating() -> None:
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before, seen = (matmul.fp32_precision, conv.fp32_precision), set()
+    note = lambda *_: seen.add((matmul.fp32_precision, conv.fp32_precision))  # noqa: E731
+    _rate("adapter", "trie", on_progress=note)
+    assert seen == {("ieee", "ieee")}
+    assert (matmul.fp32_precision, conv.fp32_precision) == before
+    with pytest.raises(ValueError, match="no batch of 8 images"):
+        rate(toy_supernet(), toy_teacher(), _calibration(), _Short())
+    assert (matmul.fp32_precision, conv.fp32_precision) == before
+
+
+def test_the_table_names_device_and_torch() -> None:
+    metadata = _rate("adapter", "trie").metadata
+    assert metadata["device"] == "cpu"
+    assert metadata["torch"] == torch.__version__
+
+
+def test_calibration_brings_nothing_to_the_host() -> None:
+    """Meta tensors stand for a GPU's: they have no values that could be brought."""
+    layer = toy_supernet().block(1).cell(0).operator(0, 0).eval().to("meta")
+    with torch.no_grad():
+        after = calibrate(layer, [torch.empty(n, 6, 4, 4, device="meta") for n in (5, 3)])
+    assert [x.shape[0] for x in after] == [5, 3]
 
 
 def test_errors() -> None:

@@ -1,6 +1,8 @@
 """Student modules against timm's, boundaries, group batch norm, path sampling."""
 
+import warnings
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -104,9 +106,32 @@ def test_blocks_are_seeded_one_by_one() -> None:
     assert not torch.equal(
         a.block(1).cell(0).operator(0, 0).conv_pw.weight, other.block(1).cell(0).operator(0, 0).conv_pw.weight
     )
-    assert not torch.equal(
-        a.block(1).cell(0).operator(1, 0).conv_dw.weight, a.block(1).cell(1).operator(1, 0).conv_dw.weight[:1]
-    )
+    assert not _equal(a.block(0).cell(0).operator(1, 0), a.block(0).cell(1).operator(1, 0))
+    fewer = replace(space, blocks=(replace(space.blocks[0], cells=space.blocks[0].cells[:1]), *space.blocks[1:]))
+    c = Supernet(fewer, (24, 40, 64), seed=1)
+    assert len(c.block(0).cells) < len(a.block(0).cells)
+    assert _equal(a.block(1), c.block(1))
+
+
+def _equal(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two modules of the same shapes have the same weights."""
+    ours, theirs = a.state_dict(), b.state_dict()
+    assert {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
+    return all(torch.equal(t, theirs[name]) for name, t in ours.items())
+
+
+def test_building_a_supernet_seeds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.manual_seed seeds every device's generator, and none of the GPUs' would be restored."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    Supernet(preset("digits"), (24, 40, 64))
+    assert seeded == []
+
+
+def test_our_own_deprecations_are_errors() -> None:
+    """Which modules are ours is written in pyproject.toml; that list must have the names that pytest gives them."""
+    with pytest.raises(DeprecationWarning):
+        warnings.warn("ours", DeprecationWarning, stacklevel=1)
 
 
 def test_building_a_supernet_leaves_the_callers_generator_alone() -> None:

@@ -1,17 +1,21 @@
 """Training: unsampled operators stay put, interruption changes nothing, one teacher pass a step."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from toy import SPACE, ToyBatch, ToyLoader, toy_supernet, toy_teacher
 
+from dna_fast.checkpoint import find_checkpoint
 from dna_fast.config import TrainConfig
 from dna_fast.supernet import sample_paths
 from dna_fast.train import Progress, Trainer
-from tests.toy import SPACE, ToyBatch, ToyLoader, toy_supernet, toy_teacher
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, bn_group=8, learning_rates=(0.01,), reference_batch=16)
 
@@ -40,11 +44,22 @@ def _assert_equal(a: Trainer, b: Trainer) -> None:
         assert torch.equal(x, theirs[name]), name
 
 
-def test_losses_fall() -> None:
-    history = _trainer().run(_loader())
+@pytest.mark.parametrize("amp_dtype", [None, "bfloat16"], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("boundary", ["adapter", "wide"])
+def test_losses_fall(boundary: str, amp_dtype: Any) -> None:
+    config = replace(CONFIG, amp_dtype=amp_dtype)
+    trainer = Trainer(toy_supernet(boundary), toy_teacher(), config, seed=0)
+    computed = set()
+    for conv in (m for m in trainer.supernet.modules() if isinstance(m, torch.nn.Conv2d)):
+        conv.register_forward_hook(lambda _, args, output: computed.add(output.dtype))
+    history = trainer.run(_loader())
+    assert computed == {torch.bfloat16 if amp_dtype else torch.float32}
+    assert all(p.dtype == torch.float32 for p in trainer.supernet.parameters())
     assert [record["epoch"] for record in history] == [0, 1, 2]
+    # A wide cell ends in a batch norm, whose output has the teacher's scale from the start; an adapter has to find it.
+    factor = {"adapter": 0.7, "wide": 0.9}[boundary]
     for block in range(2):
-        assert history[-1]["losses"][block] < 0.7 * history[0]["losses"][block]
+        assert history[-1]["losses"][block] < factor * history[0]["losses"][block]
 
 
 def test_operators_that_were_not_drawn_do_not_move() -> None:
@@ -74,19 +89,93 @@ def test_the_teacher_runs_once_a_step_and_never_trains() -> None:
     assert all(torch.equal(t, before[name]) for name, t in trainer.teacher.state_dict().items())
 
 
-@pytest.mark.parametrize("stop_at", [1, 11, 12, 17], ids=lambda s: f"step{s}")
+@pytest.mark.parametrize("stop_at", [1, 11, 12, 17, 36], ids=lambda s: f"step{s}")
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, stop_at: int) -> None:
     whole = _trainer()
     whole.run(_loader())
     first = _trainer(tmp_path)
     stop = _CtrlCAt(first, stop_at)
+    handler = signal.getsignal(signal.SIGINT)  # not always Python's own: a background job of a shell ignores Ctrl-C
     with pytest.raises(KeyboardInterrupt):
         first.run(stop)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     second = _trainer(tmp_path)
     assert second.position.step == stop_at
     second.run(_loader())
     _assert_equal(whole, second)
+    _assert_equal_history(whole.history, second.history)
+
+
+def _assert_equal_history(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
+    """Everything but times."""
+    for key in ("epoch", "losses", "steps"):
+        assert [record[key] for record in ours] == [record[key] for record in theirs]
+
+
+def test_an_interrupted_trainer_can_go_on_itself() -> None:
+    whole, stopped = _trainer(), _trainer()
+    whole.run(_loader())
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(_CtrlCAt(stopped, 17))
+    stopped.run(_loader())
+    _assert_equal(whole, stopped)
+    _assert_equal_history(whole.history, stopped.history)
+
+
+def test_an_epochs_time_spans_interruptions(tmp_path: Path) -> None:
+    first = _trainer(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        first.run(_CtrlCAt(first, 7))
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert state["measured"]["images"] == 7 * 16
+    assert 0 < state["measured"]["seconds"] < 60
+    state["measured"]["seconds"] += 1000.0
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    history = _trainer(tmp_path).run(_loader())
+    assert 1000 < history[0]["seconds"] < 1100
+    assert history[0]["images_per_s"] == 12 * 16 / history[0]["seconds"]
+    assert history[1]["seconds"] < 60
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_ctrl_c_while_an_epoch_is_saved_ends_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    from dna_fast import train
+
+    def save(*args: Any) -> None:
+        if args[3] == train.Position(epoch, 0, 12 * epoch):
+            os.kill(os.getpid(), signal.SIGINT)
+        save_checkpoint(*args)
+
+    save_checkpoint = train.save_checkpoint
+    monkeypatch.setattr(train, "save_checkpoint", save)
+    with pytest.raises(KeyboardInterrupt):
+        _trainer(tmp_path).run(_loader())
+    assert _trainer(tmp_path).position == train.Position(epoch, 0, 12 * epoch)
+
+
+@pytest.mark.parametrize("saved_by", ["ctrl_c", "timer"])
+@pytest.mark.parametrize("bad", ["loss", "weight"])
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path: Path, saved_by: str, bad: str) -> None:
+    first = _trainer(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        first.run(_CtrlCAt(first, 3))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    # So short that every step is saved, or so long that none is but by Ctrl-C.
+    second = _trainer(tmp_path, config=replace(CONFIG, checkpoint_minutes=1e-9 if saved_by == "timer" else 1e9))
+    weight = second.supernet.block(1).cell(0).out_adapter.bias
+    if bad == "loss":
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+    else:  # the loss is finite, the step that follows from it is not
+        weight.register_hook(lambda gradient: gradient * float("inf"))
+    message = (
+        "the loss of block 1 became nan" if bad == "loss" else "weights of block 1 are no longer finite after step 4"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        second.run(_CtrlCAt(second, 4) if saved_by == "ctrl_c" else _loader())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 class _CtrlCAt(ToyLoader):
@@ -142,8 +231,8 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
         _trainer(tmp_path, identity="b")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "json"])
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "missing", "directory"])
+def test_a_damaged_block_is_named(tmp_path: Path, damage: str) -> None:
     _trainer(tmp_path).run(_loader())
     block = tmp_path / "step_00000036" / "block_1.safetensors"
     if damage == "truncated":
@@ -151,10 +240,80 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
     elif damage == "missing":
         block.unlink()
     else:
-        (tmp_path / "state.json").write_text("{")
-    with pytest.raises(
-        ValueError, match="state.json: damaged" if damage == "json" else r"block_1.safetensors: cannot be read"
-    ):
+        block.parent.rename(tmp_path / "elsewhere")
+    expected = "step_00000036: no such directory" if damage == "directory" else "block_1.safetensors: cannot be read"
+    with pytest.raises(ValueError, match=expected):
+        _trainer(tmp_path)
+
+
+KEYS = {
+    "": ("version", "identity", "directory", "position", "measured"),
+    "position.": ("epoch", "batch", "step"),
+    "measured.": ("history", "losses", "images", "seconds"),
+}
+
+
+def _write_state(root: Path, key: str, *value: Any) -> None:
+    """A good state.json and its directory, but for one dotted key: another value, or none."""
+    state: dict[str, Any] = {
+        "format": "dna_fast.supernet",
+        "version": 1,
+        "identity": "a",
+        "directory": "step_00000036",
+        "position": {"epoch": 3, "batch": 0, "step": 36},
+        "measured": {"history": [{}, {}, {}], "losses": [0.0, 0.0], "images": 0, "seconds": 0.0},
+    }
+    (root / "step_00000036").mkdir()
+    (root / "state.json").write_text(json.dumps(state))
+    assert find_checkpoint(root, "a") is not None
+    *outer, name = key.split(".")
+    record = state[outer[0]] if outer else state
+    del record[name]
+    if value:
+        record[name] = value[0]
+    (root / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("key", [prefix + name for prefix, names in KEYS.items() for name in names])
+def test_a_state_without_a_key_is_named(tmp_path: Path, key: str) -> None:
+    _write_state(tmp_path, key)
+    with pytest.raises(ValueError, match=rf"state\.json: damaged, {key} must be of type \w+, got 'None'; restore it"):
+        _trainer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("version", "1", "version must be of type int"),
+        ("identity", None, "identity must be of type str"),
+        ("directory", 7, "directory must be of type str"),
+        ("position", [1, 2, 3], "position must be of type dict"),
+        ("position.epoch", True, "position.epoch must be of type int"),
+        ("position.batch", 1.5, "position.batch must be of type int"),
+        ("position.step", -1, "position.step must not be negative, got '-1'"),
+        ("measured.history", [1, 2, 3], "measured.history must be a list of records"),
+        ("measured.history", [], "measured.history must hold 3 records"),
+        ("measured.losses", [0.0, "0"], "measured.losses and seconds must be finite numbers"),
+        ("measured.losses", [0.0, float("nan")], "measured.losses and seconds must be finite numbers"),
+        ("measured.losses", [0.0], "measured.losses must hold 2 sums, got 1"),
+    ],
+)
+def test_a_state_with_a_wrong_value_is_named(tmp_path: Path, key: str, value: Any, expected: str) -> None:
+    _write_state(tmp_path, key, value)
+    with pytest.raises(ValueError, match=rf"state\.json: damaged, {expected}"):
+        _trainer(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": "other"}'])
+def test_a_file_that_is_no_state_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ValueError, match=r"state\.json: (damaged|not a supernet checkpoint)"):
+        _trainer(tmp_path)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"format": "dna_fast.supernet", "version": 2}')
+    with pytest.raises(ValueError, match=r"written by a newer dna_fast \(version 2"):
         _trainer(tmp_path)
 
 

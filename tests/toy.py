@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ TEACHER_CHANNELS = (7, 9)
 def toy_teacher() -> Teacher:
     """stage0: 16 -> 4 pixels, 7 channels; stage1: 4 pixels, 9 channels."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(11)
+        torch.default_generator.manual_seed(11)
         model = nn.Sequential()
         model.add_module("stage0", nn.Sequential(nn.Conv2d(3, 7, 5, stride=4, padding=2), nn.BatchNorm2d(7), nn.SiLU()))
         model.add_module("stage1", nn.Sequential(nn.Conv2d(7, 9, 3, padding=1), nn.BatchNorm2d(9), nn.SiLU()))
@@ -33,8 +33,17 @@ def toy_teacher() -> Teacher:
     return Teacher(model, ("stage0", "stage1"), input_size=(3, 16, 16))
 
 
-def toy_supernet(boundary: str = "adapter", *, bn_group: int = 8, seed: int = 0) -> Supernet:
-    return Supernet(SPACE, TEACHER_CHANNELS, boundary=boundary, bn_group=bn_group, seed=seed)
+def toy_supernet(boundary: str = "adapter", *, padding: str = "symmetric", random_norms: bool = False) -> Supernet:
+    """With `random_norms` batch norms scale and shift, as after training; initially they do neither."""
+    space = replace(SPACE, frame=replace(FRAME, padding=padding))
+    supernet = Supernet(space, TEACHER_CHANNELS, boundary=boundary, bn_group=8, seed=0)
+    if random_norms:
+        generator = torch.Generator().manual_seed(7)
+        for norm in supernet.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                nn.init.uniform_(norm.weight, 0.5, 1.5, generator)
+                nn.init.uniform_(norm.bias, -0.5, 0.5, generator)
+    return supernet
 
 
 @dataclass(frozen=True)
