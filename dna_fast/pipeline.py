@@ -302,7 +302,9 @@ class Run:
             provenance=provenance,
             store=RatingStore(
                 self.directory / "rating",
-                _digest([provenance, config.mode, config.batch_size, config.calibration_images]),
+                _digest(
+                    [provenance, config.mode, config.batch_size, config.calibration_images, *_machine(self.device)]
+                ),
             ),
             on_progress=on_progress,
         )
@@ -364,6 +366,14 @@ class Run:
         own = {f.name for f in fields(Recipe)}
         values = {name: value for name, value in config.to_dict().items() if name in own}
         return Recipe(**values, eval_epochs=config.epochs)
+
+
+def _machine(device: torch.device) -> tuple[str, str]:
+    """What arithmetic depends on to the last bit: ratings made on two machines must not be mixed in one table."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return name, str(torch.__version__)
 
 
 def _digest(data: Any) -> str:
