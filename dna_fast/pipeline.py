@@ -116,8 +116,7 @@ class Run:
         # Cuts are found and checked before anything is trained, on a copy that costs nothing to throw away.
         size = self.space.frame.resolution
         sizes = tuple(self.space.out_size(b) for b in range(len(self.space.blocks)))
-        with torch.random.fork_rng(devices=[]):
-            cuts = self._checked_cuts(self._untrained_teacher(), sizes)
+        cuts = self._checked_cuts(self._untrained_teacher(), sizes)
         # The layout is part of the result to the last bit: a teacher read from a file must compute as the one just trained.
         model = self._teacher_model(on_step).to(self.device).to(memory_format=torch.channels_last)
         teacher = Teacher(model, cuts, input_size=(3, size, size), bn=self.config.teacher.bn)
@@ -160,19 +159,23 @@ class Run:
         write_json(path, record)
 
     def _untrained_teacher(self) -> nn.Module:
-        """The teacher's network with arbitrary weights, for finding cuts."""
+        """The teacher's network with random weights that depend on the seed only."""
+        import torch
+
         from dna_fast.teacher import build_efficientnet, load_teacher
 
         config = self.config.teacher
         if config.arch is None:
-            return load_teacher(config.model, pretrained=False)
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(self.config.seed)
+                return load_teacher(config.model, pretrained=False)
         return build_efficientnet(**config.arch, num_classes=len(self.images.train.classes), seed=self.config.seed)
 
     def _teacher_model(self, on_step: OnStep | None) -> nn.Module:
         from dna_fast.teacher import load_teacher
 
         config = self.config.teacher
-        if config.arch is None:
+        if config.arch is None and (config.pretrained or config.checkpoint is not None):
             return load_teacher(config.model, pretrained=config.pretrained, checkpoint=config.checkpoint)
         model = self._untrained_teacher()
         return model if config.fit is None else self._fitted(model, on_step)
@@ -326,6 +329,11 @@ class Run:
         """Multiply-accumulates of the whole teacher for one image, once it is known."""
         path = self.directory / "teacher.json"
         return int(read_json(path)["macs"]) if path.exists() else None
+
+    @property
+    def teacher_source(self) -> str:
+        """Where the teacher's weights came from, in words."""
+        return str(read_json(self.directory / "teacher.json")["source"])
 
     @property
     def teacher_accuracy(self) -> Accuracy | None:

@@ -49,7 +49,7 @@ def prepare_teacher(run: Run, display: Display) -> Teacher:
         teacher = run.teacher(_on_step(update))
     accuracy = run.teacher_accuracy
     judged = "" if accuracy is None else f", {accuracy} top-1 [95 % interval] on the evaluation images"
-    display.say(f"Teacher of {teacher.macs / 1e6:,.1f} M macs{judged}. Its blocks:")
+    display.say(f"Teacher of {teacher.macs / 1e6:,.1f} M macs ({run.teacher_source}){judged}. Its blocks:")
     display.say(teacher.plan.table())
     return teacher
 

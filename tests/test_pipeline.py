@@ -23,6 +23,7 @@ from dna_fast.cost import architecture_cost
 from dna_fast.export import load_model
 from dna_fast.images import RunImages
 from dna_fast.pipeline import Run
+from dna_fast.space import preset
 from dna_fast.stages import baseline_architectures
 from dna_fast.tables import CostTable, RatingTable
 from dna_fast.train import Trainer
@@ -270,6 +271,31 @@ def test_wrong_input(
     error = _dna_fast(*filled, expect=2, capsys=capsys)
     assert message in error
     assert "Traceback" not in error
+
+
+def test_an_image_folder_with_a_timm_teacher_and_wide_boundaries(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command is a process of its own for the user, so nothing may depend on what an earlier one drew at random."""
+    space = preset("digits").to_dict() | {
+        "blocks": [{"stride": 2, "cells": [{"depth": 1, "width": w}]} for w in (8, 12, 16)]
+    }
+    changes = {
+        "space": {**space, "choices": space["choices"][:2]},
+        "data": {"kind": "folder", "root": str(run / "digits"), "eval_dir": "test"},
+        "teacher": {"model": "tf_efficientnet_b0.in1k", "pretrained": False},
+        "supernet": {"boundary": "wide"},
+        "train": {**CONFIG["train"], "epochs": 1},
+        "retrain": {**CONFIG["retrain"], "distill_weight": 0.0, "amp_dtype": "bfloat16"},
+    }
+    (tmp_path / "folder.yaml").write_text(yaml.safe_dump({**CONFIG, **changes}))
+    text = _dna_fast("train", tmp_path / "folder.yaml", "--out", tmp_path / "run", capsys=capsys)
+    assert "random weights" in text
+    torch.manual_seed(123)
+    _dna_fast("rate", tmp_path / "run")
+    _dna_fast("search", tmp_path / "run", "--max", "macs=1G")
+    _dna_fast("retrain", tmp_path / "run")
+    assert RatingTable.load(tmp_path / "run" / "ratings.npz").metadata["boundary"] == "wide"
 
 
 def _copy(run: Path, tmp_path: Path) -> Path:
