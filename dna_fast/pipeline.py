@@ -113,7 +113,8 @@ class Run:
 
         from dna_fast.teacher import Teacher
 
-        # Cuts are found and checked before anything is trained, on a copy that costs nothing to throw away.
+        # What can be wrong is looked at before anything is downloaded or trained: the images, then the cuts.
+        _ = self.images
         size = self.space.frame.resolution
         sizes = tuple(self.space.out_size(b) for b in range(len(self.space.blocks)))
         cuts = self._checked_cuts(self._untrained_teacher(), sizes)
