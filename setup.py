@@ -6,6 +6,7 @@ Works for ``pip install .``, ``pip install -e . --no-build-isolation`` and ``pyt
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,8 +19,10 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "dna_fast"
+# Without torch only the search is built. With build isolation there is none: hence --no-build-isolation.
+WITH_TORCH = importlib.util.find_spec("torch") is not None
 # Every module that CMakeLists.txt puts into DNA_FAST_OUTPUT_DIR.
-MODULES = ("_solver",)
+MODULES = ("_solver", "_C") if WITH_TORCH else ("_solver",)
 
 
 def find_tool(name: str) -> str:
@@ -45,6 +48,7 @@ class CMakeBuild(build_ext):
             "CMAKE_BUILD_TYPE": "Release",
             "DNA_FAST_OUTPUT_DIR": str(output),
             "DNA_FAST_WERROR": "ON" if os.environ.get("CI") else "OFF",
+            "DNA_FAST_TORCH": "ON" if WITH_TORCH else "OFF",
             "Python_EXECUTABLE": sys.executable,
         }
         definitions = [f"-D{key}={value}" for key, value in options.items()]

@@ -29,7 +29,7 @@ def facts() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores usable",
         "solver (dna_fast._solver)": _solver(),
-        "torch ops (dna_fast._C)": "none in this version: every layer runs in plain PyTorch",
+        "torch ops (dna_fast._C)": _ops(),
     }
     found.update({name: version for name in PACKAGES if (version := _version(name)) is not None})
     found["GPU"] = _gpu()
@@ -49,6 +49,18 @@ def _solver() -> str:
     except ImportError as error:
         return f"not built ({error}); build it with: pip install -e . --no-build-isolation"
     return f"built, {Path(_solver.__file__).name}"
+
+
+def _ops() -> str:
+    if _version("torch") is None:
+        return "not built: torch is not installed"
+    try:
+        from dna_fast.ops import _library
+
+        built, isa = _library.built_with(_library.find()), _library.isa()
+    except (ImportError, RuntimeError) as error:
+        return f"not usable ({error})"
+    return f"built for torch {built}; feature_mse on the CPU with {isa}, on CUDA by torch's own operators"
 
 
 def _gpu() -> str:

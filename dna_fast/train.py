@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.checkpoint import Measured, Position, find_checkpoint, load_block, save_checkpoint
 from dna_fast.config import TrainConfig
+from dna_fast.ops import feature_mse
 from dna_fast.supernet import StudentBlock, Supernet, sample_paths
 from dna_fast.teacher import Teacher
 
@@ -135,7 +135,7 @@ class Trainer:
             paths = sample_paths(self.supernet.space, seed=self.seed, step=self.position.step, block=b)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp_dtype == "bfloat16"):
                 outputs = self.supernet.block(b)(images if b == 0 else features[b - 1], paths)
-                cell_losses = torch.stack([F.mse_loss(out.float(), features[b].float()) for out in outputs])
+                cell_losses = torch.stack([feature_mse(out, features[b]) for out in outputs])
             # The cells of block 0 share a stem that follows their mean; elsewhere cells share nothing, so a sum trains each alone.
             loss = cell_losses.mean() if b == 0 else cell_losses.sum()
             # Gradients are dropped, not zeroed: Adam leaves a parameter without gradient entirely alone.

@@ -1,0 +1,69 @@
+"""Loads `dna_fast._C`, which registers the operators with torch; refuses one that was built for another torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import torch
+
+REBUILD = "build it again with: pip install -e . --no-build-isolation (or make setup)"
+_MARK = re.compile(rb"dna_fast\._C built with torch ([0-9A-Za-z.+_-]+)")
+
+
+def find() -> Path:
+    """The file of the compiled module.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    spec = importlib.util.find_spec("dna_fast._C")
+    if spec is None or spec.origin is None:
+        raise RuntimeError(
+            "dna_fast._C: expected the compiled torch ops beside the package, found none, as torch was not there when "
+            f"dna_fast was built (build isolation hides it); {REBUILD}"
+        )
+    return Path(spec.origin)
+
+
+def built_with(path: Path) -> str:
+    """The torch version that a compiled module was built with; read from the file, since loading it may fail.
+
+    Raises:
+        RuntimeError: the file does not say.
+    """
+    found = _MARK.search(path.read_bytes())
+    if found is None:
+        raise RuntimeError(f"{path}: expected the torch version that it was built with, found none; {REBUILD}")
+    return found[1].decode()
+
+
+def load() -> None:
+    """Registers the operators below `torch.ops.dna_fast`.
+
+    Raises:
+        RuntimeError: no compiled module, one for another torch, or one that torch cannot load.
+    """
+    path = find()
+    check_version(path, built_with(path), str(torch.__version__))
+    try:
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise RuntimeError(
+            f"{path}: expected a library that torch {torch.__version__} loads: {error}; {REBUILD}"
+        ) from error
+
+
+def check_version(path: Path, built: str, running: str) -> None:
+    """torch's C++ interface holds within one minor version only."""
+    if built.split(".")[:2] != running.split(".")[:2]:
+        raise RuntimeError(f"{path}: expected a build for torch {running}, got one for torch {built}; {REBUILD}")
+
+
+def isa() -> str:
+    """The instruction set that CPU kernels run with: avx512, avx2 or scalar; DNA_FAST_FORCE_ISA chooses."""
+    return str(torch.ops.dna_fast.isa())
+
+
+load()
