@@ -7,7 +7,12 @@
 
 namespace dna_fast {
 
-enum class Isa { scalar, avx2, avx512 };  // scalar: whatever the compiler assumes of every CPU of the platform
+enum class Isa {
+    scalar,
+    avx2,
+    avx512,
+    avx512_bf16
+};  // scalar: whatever the compiler assumes of every CPU of the platform
 
 inline const char* isa_name(Isa isa) {
     switch (isa) {
@@ -15,6 +20,8 @@ inline const char* isa_name(Isa isa) {
             return "avx2";
         case Isa::avx512:
             return "avx512";
+        case Isa::avx512_bf16:
+            return "avx512_bf16";
         case Isa::scalar:
             break;
     }
@@ -23,9 +30,10 @@ inline const char* isa_name(Isa isa) {
 
 inline bool cpu_has(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx2) return __builtin_cpu_supports("avx2");
+    if (isa == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (isa == Isa::avx512_bf16) return cpu_has(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
     if (isa == Isa::avx512) {
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        return cpu_has(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     }
 #endif
@@ -35,7 +43,7 @@ inline bool cpu_has(Isa isa) {
 // The best that the CPU has, or the one that DNA_FAST_FORCE_ISA names. Throws std::runtime_error, in words, where
 // that is none or none of this CPU. The environment is read at every call, so that one process can compare them.
 inline Isa chosen_isa() {
-    constexpr Isa best_first[] = {Isa::avx512, Isa::avx2, Isa::scalar};
+    constexpr Isa best_first[] = {Isa::avx512_bf16, Isa::avx512, Isa::avx2, Isa::scalar};
     const char* forced = std::getenv("DNA_FAST_FORCE_ISA");
     if (forced == nullptr || *forced == '\0') {
         for (Isa isa : best_first) {

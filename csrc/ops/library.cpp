@@ -10,5 +10,20 @@ extern "C" [[gnu::used, gnu::visibility("default")]] const char dna_fast_built_w
 
 TORCH_LIBRARY(dna_fast, m) {
     m.def("isa() -> str", [] { return std::string(dna_fast::isa_name(dna_fast::chosen_isa())); });
+    // One MBConv layer in evaluation mode; what `packed` and `affine` hold is told in dna_fast/ops/mbconv.py.
+    m.def("mbconv_pack(Tensor? conv_pw, Tensor conv_dw, Tensor conv_pwl, Tensor[] se, ScalarType dtype) -> Tensor");
+    m.def(
+        "mbconv(Tensor x, Tensor packed, Tensor affine, int out_channels, int mid_channels, int kernel, int stride, "
+        "int se_channels, bool same_padding, bool residual) -> Tensor");
+    m.def(
+        "mbconv_reduce(Tensor x, Tensor packed, Tensor affine, int out_channels, int mid_channels, int kernel, "
+        "int stride, int se_channels, bool same_padding, bool residual, Tensor target, Tensor? adapter_weight, "
+        "Tensor? adapter_bias) -> Tensor");
+    m.def(
+        "mbconv_depthwise(Tensor x, Tensor packed, Tensor affine, int out_channels, int mid_channels, int kernel, "
+        "int stride, int se_channels, bool same_padding) -> (Tensor h, Tensor moments)");
+    m.def(
+        "mbconv_project(Tensor h, Tensor packed, Tensor affine, int in_channels, int out_channels, int kernel, "
+        "int se_channels, bool has_expansion) -> (Tensor y, Tensor moments)");
     m.def("feature_mse(Tensor student, Tensor teacher, bool with_gradient) -> (Tensor loss, Tensor gradient)");
 }

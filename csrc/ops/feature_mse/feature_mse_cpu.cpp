@@ -59,6 +59,7 @@ double on_isa(const Params& params, Isa isa, std::int64_t begin, std::int64_t nu
     S* gradient = nullptr;
     if constexpr (kGradient) gradient = static_cast<S*>(params.gradient) + begin;
     switch (isa) {
+        case Isa::avx512_bf16:  // its products of bfloat16 pairs are of no use here
         case Isa::avx512:
             return slice_avx512<S, T, kGradient>(student, teacher, gradient, numel, params.gradient_scale);
         case Isa::avx2:

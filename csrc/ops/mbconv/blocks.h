@@ -1,0 +1,167 @@
+// Register blocks: pixels x vectors of channels, accumulated in registers over a product's depth or a kernel's taps.
+#pragma once
+
+#include <type_traits>
+
+#include "simd.h"
+
+namespace dna_fast::mbconv {
+namespace {
+
+// Calls work.operator()<pixels>(first) for blocks of nearly equal size, at most kPixels each, that cover [begin, end):
+// 49 pixels are 7 blocks of 7 rather than 6 of 8 and one of 1.
+template <class Work>
+MBCONV_INLINE void in_blocks(std::int64_t begin, std::int64_t end, const Work& work) {
+    if (begin >= end) return;
+    const std::int64_t count = (end - begin + kPixels - 1) / kPixels;
+    const std::int64_t size = (end - begin) / count;
+    std::int64_t larger = (end - begin) % count;
+    for (std::int64_t first = begin; first < end;) {
+        const std::int64_t pixels = size + (larger-- > 0 ? 1 : 0);
+        switch (pixels) {
+#if defined(__AVX512F__)
+            case 8:
+                work.template operator()<8>(first);
+                break;
+            case 7:
+                work.template operator()<7>(first);
+                break;
+            case 6:
+                work.template operator()<6>(first);
+                break;
+            case 5:
+                work.template operator()<5>(first);
+                break;
+#endif
+            case 4:
+                work.template operator()<4>(first);
+                break;
+            case 3:
+                work.template operator()<3>(first);
+                break;
+            case 2:
+                work.template operator()<2>(first);
+                break;
+            default:
+                work.template operator()<1>(first);
+                break;
+        }
+        first += pixels;
+    }
+}
+
+// Calls work.operator()<vectors>(column) for 1 to 3 vectors at a time that cover `width` columns.
+template <class Work>
+MBCONV_INLINE void in_columns(std::int64_t width, const Work& work) {
+    std::int64_t column = 0;
+    for (; column + 3 * kLanes <= width; column += 3 * kLanes) work.template operator()<3>(column);
+    if (column + 2 * kLanes <= width) {
+        work.template operator()<2>(column);
+    } else if (column + kLanes <= width) {
+        work.template operator()<1>(column);
+    }
+}
+
+// acc[p][v] += sum over k of a[p * a_stride + k] * b[k * width + v * kLanes + lane].
+template <int kP, int kV>
+MBCONV_INLINE void product(const float* a, std::int64_t a_stride, std::int64_t depth, const float* b,
+                           std::int64_t width, Vec (&acc)[kP][kV]) {
+    for (std::int64_t k = 0; k < depth; ++k) {
+        Vec row[kV];
+#pragma GCC unroll 3
+        for (int v = 0; v < kV; ++v) row[v] = load(b + k * width + v * kLanes);
+#pragma GCC unroll 8
+        for (int p = 0; p < kP; ++p) {
+            const float factor = a[p * a_stride + k];
+#pragma GCC unroll 3
+            for (int v = 0; v < kV; ++v) acc[p][v] += row[v] * factor;
+        }
+    }
+}
+
+// The same with bfloat16 weights in pairs of rows, b [depth / 2][width][2], that are widened for a float32 product.
+template <int kP, int kV>
+MBCONV_INLINE void product(const float* a, std::int64_t a_stride, std::int64_t depth, const BFloat16* b,
+                           std::int64_t width, Vec (&acc)[kP][kV]) {
+    for (std::int64_t k = 0; k < depth; k += 2) {
+        Bits row[kV];
+#pragma GCC unroll 3
+        for (int v = 0; v < kV; ++v) row[v] = load_pairs(b + k * width + 2 * v * kLanes);
+        const bool both = k + 1 < depth;
+#pragma GCC unroll 8
+        for (int p = 0; p < kP; ++p) {
+            const float first = a[p * a_stride + k], second = both ? a[p * a_stride + k + 1] : 0.0f;
+#pragma GCC unroll 3
+            for (int v = 0; v < kV; ++v) {
+                acc[p][v] += first_of(row[v]) * first;
+                acc[p][v] += second_of(row[v]) * second;
+            }
+        }
+    }
+}
+
+#if defined(__AVX512BF16__)
+// Both sides bfloat16, two steps of the depth an instruction. `a` must be readable, and finite, up to an even depth.
+template <int kP, int kV>
+MBCONV_INLINE void product(const BFloat16* a, std::int64_t a_stride, std::int64_t depth, const BFloat16* b,
+                           std::int64_t width, Vec (&acc)[kP][kV]) {
+    for (std::int64_t k = 0; k < depth; k += 2) {
+        __m512bh row[kV];
+#pragma GCC unroll 3
+        for (int v = 0; v < kV; ++v) row[v] = reinterpret_cast<__m512bh>(load_pairs(b + k * width + 2 * v * kLanes));
+#pragma GCC unroll 8
+        for (int p = 0; p < kP; ++p) {
+            std::int32_t pair;
+            std::memcpy(&pair, a + p * a_stride + k, sizeof(pair));
+            const __m512bh factor = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+#pragma GCC unroll 3
+            for (int v = 0; v < kV; ++v) acc[p][v] = _mm512_dpbf16_ps(acc[p][v], row[v], factor);
+        }
+    }
+}
+#endif
+
+// acc[p] += sum over the taps of rows[ky][(p * kStride + kx) * pitch] * weights[ky * kK + kx]; every input is loaded
+// once per kernel row and serves all taps that meet it.
+template <int kK, int kStride, int kP>
+MBCONV_INLINE void taps(const float* const* rows, std::int64_t offset, std::int64_t pitch, const float* weights,
+                        std::int64_t width, Vec (&acc)[kP]) {
+#pragma GCC unroll 7
+    for (int ky = 0; ky < kK; ++ky) {
+        const float* row = rows[ky] + offset;
+        Vec in[(kP - 1) * kStride + kK];
+#pragma GCC unroll 32
+        for (int i = 0; i < (kP - 1) * kStride + kK; ++i) in[i] = load(row + i * pitch);
+#pragma GCC unroll 7
+        for (int kx = 0; kx < kK; ++kx) {
+            const Vec weight = load(weights + (ky * kK + kx) * width);
+#pragma GCC unroll 8
+            for (int p = 0; p < kP; ++p) acc[p] += in[p * kStride + kx] * weight;
+        }
+    }
+}
+
+#if defined(__AVX512BF16__)
+// The same on pairs of rows: rows[pair] and weights [pair][kx] hold two taps a lane.
+template <int kK, int kStride, int kP>
+MBCONV_INLINE void taps(const BFloat16* const* rows, std::int64_t offset, std::int64_t pitch, const BFloat16* weights,
+                        std::int64_t width, Vec (&acc)[kP]) {
+#pragma GCC unroll 4
+    for (int pair = 0; pair < (kK + 1) / 2; ++pair) {
+        const BFloat16* row = rows[pair] + offset;
+        __m512bh in[(kP - 1) * kStride + kK];
+#pragma GCC unroll 32
+        for (int i = 0; i < (kP - 1) * kStride + kK; ++i)
+            in[i] = reinterpret_cast<__m512bh>(load_pairs(row + i * pitch));
+#pragma GCC unroll 7
+        for (int kx = 0; kx < kK; ++kx) {
+            const __m512bh weight = reinterpret_cast<__m512bh>(load_pairs(weights + (pair * kK + kx) * 2 * width));
+#pragma GCC unroll 8
+            for (int p = 0; p < kP; ++p) acc[p] = _mm512_dpbf16_ps(acc[p], in[p * kStride + kx], weight);
+        }
+    }
+}
+#endif
+
+}  // namespace
+}  // namespace dna_fast::mbconv
