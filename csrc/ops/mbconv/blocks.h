@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "mbconv.h"
 #include "simd.h"
 
 namespace dna_fast::mbconv {
@@ -121,22 +122,105 @@ MBCONV_INLINE void product(const BFloat16* a, std::int64_t a_stride, std::int64_
 }
 #endif
 
-// acc[p] += sum over the taps of rows[ky][(p * kStride + kx) * pitch] * weights[ky * kK + kx]; every input is loaded
-// once per kernel row and serves all taps that meet it.
+#if defined(__AVX512F__)
+// The length of an array that may be of no use but must not be empty.
+constexpr int at_least_1(int length) { return length < 1 ? 1 : length; }
+
+// The same for kV vectors and half a vector more: 24 channels are one and a half, 40 two and a half.
+template <int kP, int kV>
+MBCONV_INLINE void product_and_half(const float* a, std::int64_t a_stride, std::int64_t depth, const float* b,
+                                    std::int64_t width, Vec (&acc)[kP][at_least_1(kV)], __m256 (&half)[kP]) {
+    for (std::int64_t k = 0; k < depth; ++k) {
+        Vec row[at_least_1(kV)];
+#pragma GCC unroll 3
+        for (int v = 0; v < kV; ++v) row[v] = load(b + k * width + v * kLanes);
+        const __m256 half_row = _mm256_loadu_ps(b + k * width + kV * kLanes);
+#pragma GCC unroll 8
+        for (int p = 0; p < kP; ++p) {
+            const __m512 factor = _mm512_set1_ps(a[p * a_stride + k]);
+#pragma GCC unroll 3
+            for (int v = 0; v < kV; ++v) acc[p][v] += row[v] * factor;
+            half[p] = _mm256_fmadd_ps(half_row, _mm512_castps512_ps256(factor), half[p]);
+        }
+    }
+}
+
+MBCONV_INLINE __m256 widened(__m256i halves) { return reinterpret_cast<__m256>(halves); }
+
+template <int kP, int kV>
+MBCONV_INLINE void product_and_half(const float* a, std::int64_t a_stride, std::int64_t depth, const BFloat16* b,
+                                    std::int64_t width, Vec (&acc)[kP][at_least_1(kV)], __m256 (&half)[kP]) {
+    const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    for (std::int64_t k = 0; k < depth; k += 2) {
+        Bits row[at_least_1(kV)];
+#pragma GCC unroll 3
+        for (int v = 0; v < kV; ++v) row[v] = load_pairs(b + k * width + 2 * v * kLanes);
+        const __m256i half_row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + k * width + 2 * kV * kLanes));
+        const __m256 half_first = widened(_mm256_slli_epi32(half_row, 16));
+        const __m256 half_second = widened(_mm256_and_si256(half_row, upper));
+        const bool both = k + 1 < depth;
+#pragma GCC unroll 8
+        for (int p = 0; p < kP; ++p) {
+            const __m512 first = _mm512_set1_ps(a[p * a_stride + k]);
+            const __m512 second = _mm512_set1_ps(both ? a[p * a_stride + k + 1] : 0.0f);
+#pragma GCC unroll 3
+            for (int v = 0; v < kV; ++v) {
+                acc[p][v] += first_of(row[v]) * first;
+                acc[p][v] += second_of(row[v]) * second;
+            }
+            half[p] = _mm256_fmadd_ps(half_first, _mm512_castps512_ps256(first), half[p]);
+            half[p] = _mm256_fmadd_ps(half_second, _mm512_castps512_ps256(second), half[p]);
+        }
+    }
+}
+#endif
+
+#if defined(__AVX512BF16__)
+template <int kP, int kV>
+MBCONV_INLINE void product_and_half(const BFloat16* a, std::int64_t a_stride, std::int64_t depth, const BFloat16* b,
+                                    std::int64_t width, Vec (&acc)[kP][at_least_1(kV)], __m256 (&half)[kP]) {
+    for (std::int64_t k = 0; k < depth; k += 2) {
+        __m512bh row[at_least_1(kV)];
+#pragma GCC unroll 3
+        for (int v = 0; v < kV; ++v) row[v] = reinterpret_cast<__m512bh>(load_pairs(b + k * width + 2 * v * kLanes));
+        const __m256bh half_row = reinterpret_cast<__m256bh>(
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + k * width + 2 * kV * kLanes)));
+#pragma GCC unroll 8
+        for (int p = 0; p < kP; ++p) {
+            std::int32_t pair;
+            std::memcpy(&pair, a + p * a_stride + k, sizeof(pair));
+            const __m512i factor = _mm512_set1_epi32(pair);
+#pragma GCC unroll 3
+            for (int v = 0; v < kV; ++v)
+                acc[p][v] = _mm512_dpbf16_ps(acc[p][v], row[v], reinterpret_cast<__m512bh>(factor));
+            half[p] = _mm256_dpbf16_ps(half[p], half_row, reinterpret_cast<__m256bh>(_mm512_castsi512_si256(factor)));
+        }
+    }
+}
+#endif
+
+// acc[p] += sum over the taps of rows[ky][p * kStride + kx] * weights[ky * kK + kx], pixels and taps kGroup
+// apart: offsets known when compiling leave registers to data. Every input is loaded once
+// per kernel row and serves all taps that meet it; at stride 2 even and odd columns meet different taps, and are loaded
+// one after the other to leave registers free.
 template <int kK, int kStride, int kP>
-MBCONV_INLINE void taps(const float* const* rows, std::int64_t offset, std::int64_t pitch, const float* weights,
-                        std::int64_t width, Vec (&acc)[kP]) {
+MBCONV_INLINE void taps(const float* const* rows, std::int64_t offset, const float* weights, Vec (&acc)[kP]) {
 #pragma GCC unroll 7
     for (int ky = 0; ky < kK; ++ky) {
         const float* row = rows[ky] + offset;
-        Vec in[(kP - 1) * kStride + kK];
-#pragma GCC unroll 32
-        for (int i = 0; i < (kP - 1) * kStride + kK; ++i) in[i] = load(row + i * pitch);
+#pragma GCC unroll 2
+        for (int first = 0; first < kStride; ++first) {
+            constexpr int kInputs = kP + (kK - 1) / kStride;
+            Vec in[kInputs];
+#pragma GCC unroll 16
+            for (int i = 0; i < kP + (kK - 1 - first) / kStride; ++i)
+                in[i] = load(row + (i * kStride + first) * kGroup);
 #pragma GCC unroll 7
-        for (int kx = 0; kx < kK; ++kx) {
-            const Vec weight = load(weights + (ky * kK + kx) * width);
+            for (int kx = first; kx < kK; kx += kStride) {
+                const Vec weight = load(weights + (ky * kK + kx) * kGroup);
 #pragma GCC unroll 8
-            for (int p = 0; p < kP; ++p) acc[p] += in[p * kStride + kx] * weight;
+                for (int p = 0; p < kP; ++p) acc[p] += in[p + kx / kStride] * weight;
+            }
         }
     }
 }
@@ -144,20 +228,26 @@ MBCONV_INLINE void taps(const float* const* rows, std::int64_t offset, std::int6
 #if defined(__AVX512BF16__)
 // The same on pairs of rows: rows[pair] and weights [pair][kx] hold two taps a lane.
 template <int kK, int kStride, int kP>
-MBCONV_INLINE void taps(const BFloat16* const* rows, std::int64_t offset, std::int64_t pitch, const BFloat16* weights,
-                        std::int64_t width, Vec (&acc)[kP]) {
+MBCONV_INLINE void taps(const BFloat16* const* rows, std::int64_t offset, const BFloat16* weights, Vec (&acc)[kP]) {
 #pragma GCC unroll 4
     for (int pair = 0; pair < (kK + 1) / 2; ++pair) {
         const BFloat16* row = rows[pair] + offset;
-        __m512bh in[(kP - 1) * kStride + kK];
-#pragma GCC unroll 32
-        for (int i = 0; i < (kP - 1) * kStride + kK; ++i)
-            in[i] = reinterpret_cast<__m512bh>(load_pairs(row + i * pitch));
+#pragma GCC unroll 2
+        for (int first = 0; first < kStride; ++first) {
+            constexpr int kInputs = kP + (kK - 1) / kStride;
+            Bits in[kInputs];
+#pragma GCC unroll 16
+            for (int i = 0; i < kP + (kK - 1 - first) / kStride; ++i) {
+                in[i] = load_pairs(row + (i * kStride + first) * 2 * kGroup);
+            }
 #pragma GCC unroll 7
-        for (int kx = 0; kx < kK; ++kx) {
-            const __m512bh weight = reinterpret_cast<__m512bh>(load_pairs(weights + (pair * kK + kx) * 2 * width));
+            for (int kx = first; kx < kK; kx += kStride) {
+                const __m512bh weight = reinterpret_cast<__m512bh>(load_pairs(weights + (pair * kK + kx) * 2 * kGroup));
 #pragma GCC unroll 8
-            for (int p = 0; p < kP; ++p) acc[p] = _mm512_dpbf16_ps(acc[p], in[p * kStride + kx], weight);
+                for (int p = 0; p < kP; ++p) {
+                    acc[p] = _mm512_dpbf16_ps(acc[p], reinterpret_cast<__m512bh>(in[p + kx / kStride]), weight);
+                }
+            }
         }
     }
 }

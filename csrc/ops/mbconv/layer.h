@@ -105,14 +105,15 @@ struct Layer {
 
     // ---- expansion and depthwise ------------------------------------------------------------------------------------
 
-    // Scales and shifts of one batch norm for a group of channels; zeros beyond the last, which keep padded lanes zero.
+    // Scales and shifts of one batch norm for a group of channels, in SiLU's units; zeros beyond the last channel,
+    // which keep padded lanes zero.
     struct GroupNorm {
         alignas(64) float scale[kGroup], shift[kGroup];
 
         void read(const float* scales, const float* shifts, std::int64_t channels, std::int64_t first) {
             for (std::int64_t i = 0; i < kGroup; ++i) {
-                scale[i] = first + i < channels ? scales[first + i] : 0.0f;
-                shift[i] = first + i < channels ? shifts[first + i] : 0.0f;
+                scale[i] = first + i < channels ? scales[first + i] * kSiluScale : 0.0f;
+                shift[i] = first + i < channels ? shifts[first + i] * kSiluScale : 0.0f;
             }
         }
     };
@@ -161,7 +162,7 @@ struct Layer {
                         static_cast<std::size_t>((ring_rows(call.shape) + 1) * row_size) * sizeof(Operand));
         }
 
-        Operand* inside(Operand* row) const { return row + call.shape.pad_left * width * kPair; }
+        Operand* inside(Operand* row) const { return row + call.shape.pad_left * kGroup * kPair; }
 
         // Fills ring row `row`: an image row, or with kDot the pair of image rows 2 * row and 2 * row + 1.
         void fill(std::int64_t row) const {
@@ -175,66 +176,70 @@ struct Layer {
             }
         }
 
+        // Locals hold what a block needs: stores of vectors may alias anything as far as the compiler knows, and it
+        // would read members again after each.
         void expand_row(std::int64_t row, float* out) const {
             const Shape& s = call.shape;
-            const std::int64_t pitch = x_pitch(s);
-            const float* in = reinterpret_cast<const float*>(operand) + row * s.width * pitch;
-            in_columns(width, [&]<int kV>(std::int64_t column) {
-                in_blocks(0, s.width, [&]<int kP>(std::int64_t pixel) {
+            const std::int64_t pitch = x_pitch(s), depth = s.in_channels, columns = width;
+            const float* const in = reinterpret_cast<const float*>(operand) + row * s.width * pitch;
+            const GroupNorm& norm = norm1;
+            const Weight* const weights = conv_pw;
+            in_columns(columns, [=, &norm]<int kV>(std::int64_t column) {
+                in_blocks(0, s.width, [=, &norm]<int kP>(std::int64_t pixel) {
                     Vec acc[kP][kV] = {};
-                    product<kP, kV>(in + pixel * pitch, pitch, s.in_channels, conv_pw + kWeightPair * column, width,
-                                    acc);
-#pragma GCC unroll 3
-                    for (int v = 0; v < kV; ++v) {
-                        const Vec scale = load(norm1.scale + column + v * kLanes);
-                        const Vec shift = load(norm1.shift + column + v * kLanes);
-#pragma GCC unroll 8
-                        for (int p = 0; p < kP; ++p) {
-                            store(out + (pixel + p) * width + column + v * kLanes,
-                                  silu<kAccuracy>(acc[p][v] * scale + shift));
-                        }
-                    }
+                    product<kP, kV>(in + pixel * pitch, pitch, depth, weights + kWeightPair * column, columns, acc);
+                    float* const to = out + pixel * kGroup + column;
+                    activate_block<kP, kV>(acc, norm, column, [=](int p, int v, Vec value) {
+                        store(to + p * kGroup + v * kLanes, value);
+                    });
                 });
             });
         }
 
-#if defined(__AVX512BF16__)
-        MBCONV_INLINE static void store_pair(BFloat16* out, Vec first_row, Vec second_row) {
-            alignas(64) static constexpr std::uint16_t interleaved[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                                          21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                                          11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-            const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second_row, first_row));
-            _mm512_storeu_si512(out, _mm512_permutexvar_epi16(_mm512_load_si512(interleaved), both));
+        // Batch norm 1 and SiLU; take(pixel, vector, value) stores each result.
+        template <int kP, int kV, class Take>
+        MBCONV_INLINE static void activate_block(const Vec (&acc)[kP][kV], const GroupNorm& norm, std::int64_t column,
+                                                 const Take& take) {
+#pragma GCC unroll 3
+            for (int v = 0; v < kV; ++v) {
+                const Vec scale = load(norm.scale + column + v * kLanes);
+                const Vec shift = load(norm.shift + column + v * kLanes);
+#pragma GCC unroll 8
+                for (int p = 0; p < kP; ++p) take(p, v, scaled_silu<kAccuracy>(acc[p][v] * scale + shift));
+            }
         }
 
+#if defined(__AVX512BF16__)
         void expand_pair(std::int64_t pair, BFloat16* out) const {
             const Shape& s = call.shape;
-            const std::int64_t pitch = x_pitch(s);
+            const std::int64_t pitch = x_pitch(s), depth = s.in_channels, columns = width, row_pitch = s.width * pitch;
             const bool has_second = 2 * pair + 1 < s.height;
-            const BFloat16* in = operand + 2 * pair * s.width * pitch;
-            in_columns(width, [&]<int kV>(std::int64_t column) {
-                in_blocks(0, s.width, [&]<int kP>(std::int64_t pixel) {
-                    Vec first_row[kP][kV];
-                    for (int half = 0; half < 2; ++half) {
-                        Vec acc[kP][kV] = {};
-                        if (half == 0 || has_second) {
-                            product<kP, kV>(in + (half * s.width + pixel) * pitch, pitch, s.in_channels,
-                                            conv_pw + 2 * column, width, acc);
-                        }
-#pragma GCC unroll 3
-                        for (int v = 0; v < kV; ++v) {
-                            const Vec scale = load(norm1.scale + column + v * kLanes);
-                            const Vec shift = load(norm1.shift + column + v * kLanes);
-#pragma GCC unroll 8
-                            for (int p = 0; p < kP; ++p) {
-                                const Vec value = silu<kAccuracy>(acc[p][v] * scale + shift);
-                                if (half == 0) {
-                                    first_row[p][v] = value;
-                                } else {
-                                    store_pair(out + 2 * ((pixel + p) * width + column + v * kLanes), first_row[p][v],
-                                               has_second ? value : Vec{});
-                                }
-                            }
+            const BFloat16* const in = operand + 2 * pair * row_pitch;
+            const GroupNorm& norm = norm1;
+            const Weight* const weights = conv_pw;
+            in_columns(columns, [=, &norm]<int kV>(std::int64_t column) {
+                in_blocks(0, s.width, [=, &norm]<int kP>(std::int64_t pixel) {
+                    const BFloat16* const a = in + pixel * pitch;
+                    const Weight* const b = weights + 2 * column;
+                    BFloat16* const to = out + 2 * (pixel * kGroup + column);
+                    Vec first[kP][kV] = {};
+                    product<kP, kV>(a, pitch, depth, b, columns, first);
+                    alignas(64) float kept[kP][kV][kLanes];
+                    float* const keep = &kept[0][0][0];
+                    activate_block<kP, kV>(first, norm, column, [=](int p, int v, Vec value) {
+                        store(keep + (p * kV + v) * kLanes, value);
+                    });
+                    const auto put = [=](int p, int v, Vec value) {
+                        store(reinterpret_cast<float*>(to + 2 * (p * kGroup + v * kLanes)),
+                              paired(load(keep + (p * kV + v) * kLanes), value));
+                    };
+                    if (has_second) {
+                        Vec second[kP][kV] = {};
+                        product<kP, kV>(a + row_pitch, pitch, depth, b, columns, second);
+                        activate_block<kP, kV>(second, norm, column, put);
+                    } else {
+                        for (int p = 0; p < kP; ++p) {
+                            for (int v = 0; v < kV; ++v) put(p, v, Vec{});
                         }
                     }
                 });
@@ -250,7 +255,7 @@ struct Layer {
                 const bool is_inside = image_row < s.height;
                 for (std::int64_t pixel = 0; pixel < s.width; ++pixel) {
                     const S* in = x + (image_row * s.width + pixel) * s.in_channels + first;
-                    Operand* to = out + pixel * width * kPair + half;
+                    Operand* to = out + pixel * kGroup * kPair + half;
                     const std::int64_t valid = is_inside ? least(width, s.in_channels - first) : 0;
                     for (std::int64_t i = 0; i < valid; ++i) narrow(widen(in[i]), to[i * kPair]);
                     for (std::int64_t i = valid; i < width; ++i) narrow(0.0f, to[i * kPair]);
@@ -283,15 +288,15 @@ struct Layer {
             if constexpr (kDot) {
                 const std::int64_t parity = top & 1;
                 weights = reinterpret_cast<const BFloat16*>(c.packed + c.layout.conv_dw_pairs) +
-                          2 * (parity * mid_padded(s) + strip.first) * kRows * kK;
+                          2 * (parity * groups(s.mid_channels) * kGroup + strip.first) * kRows * kK;
             } else {
                 weights = plain;
             }
+            const std::int64_t width = strip.width;
             in_blocks(0, s.out_cols, [&]<int kP>(std::int64_t column) {
-                for (std::int64_t v = 0; v < strip.width; v += kLanes) {
+                for (std::int64_t v = 0; v < width; v += kLanes) {
                     Vec acc[kP] = {};
-                    taps<kK, kStride, kP>(rows, (column * kStride * strip.width + v) * kPair, strip.width * kPair,
-                                          weights + v * kPair, strip.width, acc);
+                    taps<kK, kStride, kP>(rows, (column * kStride * kGroup + v) * kPair, weights + v * kPair, acc);
                     sink.template block<kP>(q, column, v, acc);
                 }
             });
@@ -332,7 +337,7 @@ struct Layer {
                         reinterpret_cast<const Weight*>(c.packed + c.layout.conv_pw) + first * depth,
                         {},
                         at<Operand>(own, layout.ring),
-                        ring_cols(s) * width * kPair};
+                        ring_cols(s) * kGroup * kPair};
             if (s.has_expansion) strip.norm1.read(affine, affine + s.mid_channels, s.mid_channels, first);
             strip.clear();
             work(strip);
@@ -352,12 +357,13 @@ struct Layer {
         MBCONV_INLINE void block(std::int64_t q, std::int64_t column, std::int64_t v, const Vec (&acc)[kP]) {
             const Vec scale = load(norm2.scale + v), shift = load(norm2.shift + v);
             Operand* out = result + (q * cols + column) * pitch + v;
+            const std::int64_t out_pitch = pitch;
             Vec sum = load(row_sums + v);
 #pragma GCC unroll 8
             for (int p = 0; p < kP; ++p) {
-                const Vec value = silu<kAccuracy>(acc[p] * scale + shift);
+                const Vec value = scaled_silu<kAccuracy>(acc[p] * scale + shift);
                 sum += value;
-                store(out + p * pitch, value);
+                store(out + p * out_pitch, value);
             }
             store(row_sums + v, sum);
         }
@@ -475,21 +481,39 @@ struct Layer {
         float* gates = at<float>(shared, layout.gates);
         float* squeezed = at<float>(shared, layout.squeezed);
         const auto weights = [&c](std::int64_t offset) { return reinterpret_cast<const float*>(c.packed + offset); };
-        const float share = 1.0f / static_cast<float>(s.out_pixels());
+        // Back from SiLU's units.
+        const float share = 1.0f / (kSiluScale * static_cast<float>(s.out_pixels()));
         for (std::int64_t m = 0; m < mid; m += kLanes) store(pooled + m, load(pooled + m) * share);
+        // Several sums at once, as each waits for its last product.
+        constexpr int kChains = 4;
         const float* reduce = weights(c.layout.se_reduce);
-        for (std::int64_t i = 0; i < s.se_channels; ++i) {
-            Vec sum{};
-            for (std::int64_t m = 0; m < mid; m += kLanes) sum += load(pooled + m) * load(reduce + i * mid + m);
-            float total = weights(c.layout.se_reduce_bias)[i];
-            for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
-            squeezed[i] = silu<Accuracy::full>(splat(total))[0];
+        for (std::int64_t i = 0; i < s.se_channels; i += kChains) {
+            Vec sums[kChains] = {};
+            const std::int64_t count = least(kChains, s.se_channels - i);
+            for (std::int64_t m = 0; m < mid; m += kLanes) {
+                const Vec mean = load(pooled + m);
+#pragma GCC unroll 4
+                for (int j = 0; j < kChains; ++j) sums[j] += mean * load(reduce + (i + (j < count ? j : 0)) * mid + m);
+            }
+            for (std::int64_t j = 0; j < count; ++j) {
+                float total = weights(c.layout.se_reduce_bias)[i + j];
+                for (int lane = 0; lane < kLanes; ++lane) total += sums[j][lane];
+                squeezed[i + j] = (splat(total) * sigmoid(splat(total)))[0];
+            }
         }
         const float* expand = weights(c.layout.se_expand);
-        for (std::int64_t m = 0; m < mid; m += kLanes) {
-            Vec sum = load(weights(c.layout.se_expand_bias) + m);
-            for (std::int64_t i = 0; i < s.se_channels; ++i) sum += load(expand + i * mid + m) * squeezed[i];
-            store(gates + m, sigmoid<Accuracy::full>(sum));
+        for (std::int64_t m = 0; m < mid; m += kChains * kLanes) {
+            const std::int64_t count = least(kChains, (mid - m) / kLanes);
+            Vec sums[kChains] = {};
+            for (std::int64_t i = 0; i < s.se_channels; ++i) {
+                const float* row = expand + i * mid + m;
+#pragma GCC unroll 4
+                for (int j = 0; j < kChains; ++j) sums[j] += load(row + (j < count ? j : 0) * kLanes) * squeezed[i];
+            }
+            for (std::int64_t j = 0; j < count; ++j) {
+                const std::int64_t first = m + j * kLanes;
+                store(gates + first, sigmoid(sums[j] + load(weights(c.layout.se_expand_bias) + first)));
+            }
         }
         if (!gates_result(s)) return;
         Operand* result = at<Operand>(shared, layout.result);
@@ -539,43 +563,83 @@ struct Layer {
         constexpr int kWide = std::is_same_v<W, BFloat16> ? 2 : 1;
         in_blocks(begin, end, [&]<int kP>(std::int64_t pixel) {
             alignas(64) float values[kP * kGroup];
-            in_columns(matrix.width, [&]<int kV>(std::int64_t column) {
+            const Operand* rows = a + pixel * a_stride;
+            const auto whole = [&]<int kV>(std::int64_t column) {
                 Vec acc[kP][kV] = {};
-                product<kP, kV>(a + pixel * a_stride, a_stride, matrix.depth, matrix.data + kWide * column,
-                                matrix.width, acc);
+                product<kP, kV>(rows, a_stride, matrix.depth, matrix.data + kWide * column, matrix.width, acc);
 #pragma GCC unroll 8
                 for (int p = 0; p < kP; ++p) {
 #pragma GCC unroll 3
                     for (int v = 0; v < kV; ++v) store(values + p * kGroup + column + v * kLanes, acc[p][v]);
                 }
-            });
+            };
+#if defined(__AVX512F__)
+            const auto with_half = [&]<int kV>() {
+                Vec acc[kP][at_least_1(kV)] = {};
+                __m256 half[kP] = {};
+                product_and_half<kP, kV>(rows, a_stride, matrix.depth, matrix.data, matrix.width, acc, half);
+#pragma GCC unroll 8
+                for (int p = 0; p < kP; ++p) {
+#pragma GCC unroll 3
+                    for (int v = 0; v < kV; ++v) store(values + p * kGroup + v * kLanes, acc[p][v]);
+                    // A whole vector, as it is read back: reading more than was written waits for the cache.
+                    store(values + p * kGroup + kV * kLanes, _mm512_zextps256_ps512(half[p]));
+                }
+            };
+            switch (matrix.width) {
+                case kHalfVector:
+                    with_half.template operator()<0>();
+                    break;
+                case kVector + kHalfVector:
+                    with_half.template operator()<1>();
+                    break;
+                case 2 * kVector + kHalfVector:
+                    with_half.template operator()<2>();
+                    break;
+                default:
+                    in_columns(matrix.width, whole);
+                    break;
+            }
+#else
+            in_columns(matrix.width, whole);
+#endif
             finish(Block{values, pixel, kP, matrix.first, matrix.width});
         });
+    }
+
+    // Reads and writes up to a vector of lanes of 32 bits, whatever they hold.
+    MBCONV_INLINE static Vec read_lanes(const void* from, std::int64_t lanes) {
+        const float* p = static_cast<const float*>(from);
+        return lanes >= kLanes ? load(p) : load_first(p, lanes);
+    }
+    MBCONV_INLINE static void write_lanes(void* to, Vec value, std::int64_t lanes) {
+        float* p = static_cast<float*>(to);
+        lanes >= kLanes ? store(p, value) : store_first(p, value, lanes);
     }
 
     // The projection's weights of one group with the gates multiplied in.
     static void fold(const Weight* weights, std::int64_t depth, std::int64_t width, const float* gates,
                      Operand* folded) {
-        if constexpr (kNarrow) {
-            for (std::int64_t k = 0; k < depth; k += 2) {
-                const float first = gates[k], second = k + 1 < depth ? gates[k + 1] : 0.0f;
-                for (std::int64_t v = 0; v < width; v += kLanes) {
-                    const Bits pairs = load_pairs(weights + k * width + 2 * v);
-                    const Vec upper = first_of(pairs) * first, lower = second_of(pairs) * second;
+        constexpr std::int64_t kStep = kNarrow ? 2 : 1;
+        for (std::int64_t k = 0; k < depth; k += kStep) {
+            for (std::int64_t v = 0; v < width; v += kLanes) {
+                const std::int64_t lanes = width - v;
+                const Vec row = read_lanes(weights + k * width + kWeightPair * v, lanes);
+                if constexpr (kNarrow) {
+                    const bool has_second = k + 1 < depth;
+                    const Bits pairs = reinterpret_cast<Bits>(row);
+                    const Vec first = first_of(pairs) * gates[k];
+                    const Vec second = has_second ? second_of(pairs) * gates[k + 1] : Vec{};
                     if constexpr (kDot) {
 #if defined(__AVX512BF16__)
-                        Strip::store_pair(folded + k * width + 2 * v, upper, lower);
+                        write_lanes(folded + k * width + 2 * v, paired(first, second), lanes);
 #endif
                     } else {
-                        store(folded + k * width + v, upper);
-                        if (k + 1 < depth) store(folded + (k + 1) * width + v, lower);
+                        write_lanes(folded + k * width + v, first, lanes);
+                        if (has_second) write_lanes(folded + (k + 1) * width + v, second, lanes);
                     }
-                }
-            }
-        } else {
-            for (std::int64_t k = 0; k < depth; ++k) {
-                for (std::int64_t v = 0; v < width; v += kLanes) {
-                    store(folded + k * width + v, load(weights + k * width + v) * gates[k]);
+                } else {
+                    write_lanes(folded + k * width + v, row * gates[k], lanes);
                 }
             }
         }
@@ -612,6 +676,8 @@ struct Layer {
                     Vec y = load(b.values + p * kGroup + v) * factor + offset;
                     if (residual != nullptr) y += read(residual + pixel * channels + channel);
                     if (scratch != nullptr) {
+                        // Zeros beyond the last channel: a pair of channels reads one of them.
+                        if (!whole) y = only_first(y, most(valid, 0));
                         store(scratch + pixel * out_padded(s) + channel, y);
                     } else if (tile_sums != nullptr) {
                         sums.add(y - read(target(pixel) + channel));
@@ -671,7 +737,7 @@ struct Layer {
         if (tile_sums != nullptr) std::memset(tile_sums + begin * 3, 0, static_cast<std::size_t>(end - begin) * 24);
         const std::int64_t depth = s.mid_channels, packed_depth = kNarrow ? round_up(depth, 2) : depth;
         for (std::int64_t group = 0; group < groups(s.out_channels); ++group) {
-            const std::int64_t first = group * kGroup, width = group_width(s.out_channels, group);
+            const std::int64_t first = group * kGroup, width = group_width(s.out_channels, group, kHalfVector);
             const Weight* weights =
                 reinterpret_cast<const Weight*>(c.packed + c.layout.conv_pwl) + first * packed_depth;
             if (s.se_channels > 0 && !gates_result(s)) {
@@ -690,7 +756,7 @@ struct Layer {
         for (std::int64_t group = 0; group < groups(c.target_channels); ++group) {
             const std::int64_t first = group * kGroup;
             const Matrix<Weight> matrix{reinterpret_cast<const Weight*>(c.adapter) + first * adapter_depth,
-                                        s.out_channels, first, group_width(c.target_channels, group)};
+                                        s.out_channels, first, group_width(c.target_channels, group, kHalfVector)};
             multiply_tiles(c, at<Operand>(shared, layout.output), out_padded(s), matrix, begin, end, Adapted{compared});
         }
     }

@@ -31,16 +31,22 @@ struct Shape {
 };
 
 // Channels are worked on in groups of 48: three registers of 16 floats beside which 8 pixels find room. A last group is
-// cut to whole vectors of 16. Packed weights have this layout whatever the instruction set.
+// cut to whole vectors of 16, or where it is a product's result alone (K, T) to halves. Packed weights have this layout
+// whatever the instruction set.
 inline constexpr std::int64_t kGroup = 48;
 inline constexpr std::int64_t kVector = 16;
+inline constexpr std::int64_t kHalfVector = 8;
 
 inline std::int64_t round_up(std::int64_t value, std::int64_t unit) { return (value + unit - 1) / unit * unit; }
 inline std::int64_t groups(std::int64_t channels) { return (channels + kGroup - 1) / kGroup; }
-inline std::int64_t group_width(std::int64_t channels, std::int64_t group) {
-    const std::int64_t left = round_up(channels, kVector) - group * kGroup;
+inline std::int64_t group_width(std::int64_t channels, std::int64_t group, std::int64_t unit = kVector) {
+    const std::int64_t left = round_up(channels, unit) - group * kGroup;
     return left < kGroup ? left : kGroup;
 }
+
+// Activations are kept multiplied by -log2(e): a SiLU of t = -log2(e) x is then t / (1 + 2^t). Packed weights that meet
+// them (conv_dw behind an expansion, conv_pwl) are divided by it.
+inline constexpr float kSiluScale = -1.44269504f;
 
 // Weights in one block of memory, every part 64-byte aligned; missing lanes are zeros. A product's matrix
 // [depth][columns] lies by groups of columns: float32 [group][depth][width]; bfloat16 in pairs of rows, [group][depth /
@@ -61,9 +67,11 @@ struct Weights {                  // as torch has them, float32, contiguous
 };
 void pack(const Shape& shape, Dtype dtype, const Weights& weights, unsigned char* packed);
 
-// A product's matrix alone, matrix [columns, depth] row-major; for adapters.
-std::int64_t packed_matrix_bytes(std::int64_t depth, std::int64_t columns, Dtype dtype);
-void pack_matrix(std::int64_t depth, std::int64_t columns, Dtype dtype, const float* matrix, unsigned char* packed);
+// A product's matrix alone, from factor * matrix [columns, depth] row-major, its last group cut to `unit`: kHalfVector
+// for adapters.
+std::int64_t packed_matrix_bytes(std::int64_t depth, std::int64_t columns, std::int64_t unit, Dtype dtype);
+void pack_matrix(std::int64_t depth, std::int64_t columns, std::int64_t unit, Dtype dtype, const float* matrix,
+                 float factor, unsigned char* packed);
 
 struct Call {
     Shape shape;

@@ -286,9 +286,9 @@ at::Tensor mbconv_reduce_cpu(const at::Tensor& x, const at::Tensor& packed, cons
     if (adapter_weight.has_value()) {
         check_float(*adapter_weight, "adapter_weight", {channels, out_channels});
         check_float(*adapter_bias, "adapter_bias", {channels});
-        packed_adapter = scratch_of(x, packed_matrix_bytes(out_channels, channels, dtype));
-        pack_matrix(out_channels, channels, dtype, adapter_weight->contiguous().const_data_ptr<float>(),
-                    aligned(packed_adapter));
+        packed_adapter = scratch_of(x, packed_matrix_bytes(out_channels, channels, kHalfVector, dtype));
+        pack_matrix(out_channels, channels, kHalfVector, dtype, adapter_weight->contiguous().const_data_ptr<float>(),
+                    1.0f, aligned(packed_adapter));
         bias = adapter_bias->contiguous();
         call.ending = Ending::adapt_and_reduce;
         call.adapter = aligned(packed_adapter);

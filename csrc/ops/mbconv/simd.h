@@ -53,7 +53,26 @@ MBCONV_INLINE void store(BFloat16* p, Vec value) {
 #endif
 }
 
-// The first `count` < kLanes elements; the others are zero, or left alone.
+// The first `count` <= kLanes elements; the others are zero, or left alone.
+#if defined(__AVX512F__)
+MBCONV_INLINE __mmask16 first_lanes(std::int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+MBCONV_INLINE Vec load_first(const float* p, std::int64_t count) {
+    return _mm512_maskz_loadu_ps(first_lanes(count), p);
+}
+MBCONV_INLINE Vec load_first(const BFloat16* p, std::int64_t count) {
+    const __m256i halves = _mm256_maskz_loadu_epi16(first_lanes(count), p);
+    return reinterpret_cast<Vec>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+MBCONV_INLINE void store_first(float* p, Vec value, std::int64_t count) {
+    _mm512_mask_storeu_ps(p, first_lanes(count), value);
+}
+MBCONV_INLINE void store_first(BFloat16* p, Vec value, std::int64_t count) {
+    alignas(32) BFloat16 narrowed[kLanes];
+    store(narrowed, value);
+    const __m256i halves = _mm256_load_si256(reinterpret_cast<const __m256i*>(narrowed));
+    _mm256_mask_storeu_epi16(p, first_lanes(count), halves);
+}
+#else
 template <class S>
 MBCONV_INLINE Vec load_first(const S* p, std::int64_t count) {
     alignas(64) float values[kLanes] = {};
@@ -66,6 +85,13 @@ MBCONV_INLINE void store_first(S* p, Vec value, std::int64_t count) {
     store(values, value);
     std::memcpy(p, values, static_cast<std::size_t>(count) * sizeof(S));
 }
+#endif
+
+MBCONV_INLINE Vec only_first(Vec value, std::int64_t count) {
+    alignas(64) float values[kLanes];
+    store(values, value);
+    return load_first(values, count);
+}
 
 MBCONV_INLINE Vec magnitude(Vec value) { return reinterpret_cast<Vec>(reinterpret_cast<Bits>(value) & 0x7fffffffu); }
 
@@ -74,28 +100,28 @@ MBCONV_INLINE Bits load_pairs(const BFloat16* p) { return *reinterpret_cast<cons
 MBCONV_INLINE Vec first_of(Bits pairs) { return reinterpret_cast<Vec>(pairs << 16); }
 MBCONV_INLINE Vec second_of(Bits pairs) { return reinterpret_cast<Vec>(pairs & 0xffff0000u); }
 
+#if defined(__AVX512BF16__)
+// Two vectors rounded to bfloat16 and paired lane by lane; 32 bits a lane that are no float.
+MBCONV_INLINE Vec paired(Vec first, Vec second) {
+    alignas(64) static constexpr std::uint16_t interleaved[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                                  21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                                  11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+    return reinterpret_cast<Vec>(_mm512_permutexvar_epi16(_mm512_load_si512(interleaved), both));
+}
+#endif
+
 constexpr float kLog2E = 1.44269504f;
 
-// 1 + 2^t, and how accurate: kFull to 1.3 units in the last place of float32, kHalf to 1e-4, an eighth of what rounding
-// to bfloat16 loses.
+// How accurate: full to 2e-7 of the value, half to 2e-4, a tenth of what rounding to bfloat16 loses.
 enum class Accuracy { full, half };
 
+#if defined(__AVX512F__)
+// 1 + 2^t. 2^t = 2^floor(t) p(t - floor(t)); far out it becomes 1 or infinity by itself.
 template <Accuracy kAccuracy>
 MBCONV_INLINE Vec exp2_plus_1(Vec t) {
-#if defined(__AVX512F__)
-    // 2^t = 2^floor(t) p(t - floor(t)); out of range it becomes 0 or infinity by itself.
     const Vec f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);
-#else
-    // Clamped, so that the exponent stays one: 1 + 2^126 is as good as infinity to all who divide by it.
-    t = t > 126.0f ? splat(126.0f) : t;
-    t = t < -126.0f ? splat(-126.0f) : t;
-    // Adding 1.5 * 2^23 leaves the nearest integer in the lower bits.
-    const Vec shifted = t + 12582912.0f;
-    const Vec f = t - (shifted - 12582912.0f);
-#endif
-    // Minimax in relative error: 7.5e-8 of degree 5, 7.5e-5 of degree 3; on [0, 1) or, rounding to nearest, [-0.5,
-    // 0.5].
-#if defined(__AVX512F__)
+    // Minimax in relative error: 7.5e-8 of degree 5, 7.5e-5 of degree 3.
     Vec p;
     if constexpr (kAccuracy == Accuracy::full) {
         p = splat(1.8775767e-3f);
@@ -111,7 +137,17 @@ MBCONV_INLINE Vec exp2_plus_1(Vec t) {
         p = p * f + 9.9992522e-1f;
     }
     return _mm512_scalef_ps(p, t) + 1.0f;
+}
 #else
+template <Accuracy kAccuracy>
+MBCONV_INLINE Vec exp2_plus_1(Vec t) {
+    // Clamped, so that the exponent stays one: 1 + 2^126 is as good as infinity to all who divide by it.
+    t = t > 126.0f ? splat(126.0f) : t;
+    t = t < -126.0f ? splat(-126.0f) : t;
+    // Adding 1.5 * 2^23 leaves the nearest integer in the lower bits.
+    const Vec shifted = t + 12582912.0f;
+    const Vec f = t - (shifted - 12582912.0f);
+    // Minimax in relative error: 7.5e-8.
     Vec p = splat(1.3276471e-3f);
     p = p * f + 9.6755413e-3f;
     p = p * f + 5.5507133e-2f;
@@ -120,25 +156,20 @@ MBCONV_INLINE Vec exp2_plus_1(Vec t) {
     p = p * f + 1.0000001f;
     const Bits exponent = reinterpret_cast<Bits>(shifted) << 23;
     return reinterpret_cast<Vec>(reinterpret_cast<Bits>(p) + exponent) + 1.0f;
-#endif
 }
-
-template <Accuracy kAccuracy>
-MBCONV_INLINE Vec sigmoid(Vec x) {
-    const Vec denominator = exp2_plus_1<kAccuracy>(x * -kLog2E);
-#if defined(__AVX512F__)
-    if constexpr (kAccuracy == Accuracy::half) return _mm512_rcp14_ps(denominator);
 #endif
-    return 1.0f / denominator;
-}
 
+MBCONV_INLINE Vec sigmoid(Vec x) { return 1.0f / exp2_plus_1<Accuracy::full>(x * -kLog2E); }
+
+// SiLU in units that save a product an element: with x = t / kSiluScale it is silu(x) * kSiluScale. Scales and shifts
+// in front are multiplied by kSiluScale (mbconv.h), weights behind by its inverse.
 template <Accuracy kAccuracy>
-MBCONV_INLINE Vec silu(Vec x) {
-    const Vec denominator = exp2_plus_1<kAccuracy>(x * -kLog2E);
+MBCONV_INLINE Vec scaled_silu(Vec t) {
+    const Vec denominator = exp2_plus_1<kAccuracy>(t);
 #if defined(__AVX512F__)
-    if constexpr (kAccuracy == Accuracy::half) return x * _mm512_rcp14_ps(denominator);
+    if constexpr (kAccuracy == Accuracy::half) return t * _mm512_rcp14_ps(denominator);
 #endif
-    return x / denominator;
+    return t / denominator;
 }
 
 }  // namespace
