@@ -123,77 +123,67 @@ MBCONV_INLINE void product(const BFloat16* a, std::int64_t a_stride, std::int64_
 #endif
 
 #if defined(__AVX512F__)
-// The length of an array that may be of no use but must not be empty.
-constexpr int at_least_1(int length) { return length < 1 ? 1 : length; }
-
-// The same for kV vectors and half a vector more: 24 channels are one and a half, 40 two and a half.
-template <int kP, int kV>
-MBCONV_INLINE void product_and_half(const float* a, std::int64_t a_stride, std::int64_t depth, const float* b,
-                                    std::int64_t width, Vec (&acc)[kP][at_least_1(kV)], __m256 (&half)[kP]) {
+// The same in half vectors, for widths of 8 and 24. Mixing both sizes took 13.7 cycles a step for 8 x 24, this
+// takes 12.3.
+template <int kP, int kH>
+MBCONV_INLINE void product_in_halves(const float* a, std::int64_t a_stride, std::int64_t depth, const float* b,
+                                     std::int64_t width, __m256 (&acc)[kP][kH]) {
     for (std::int64_t k = 0; k < depth; ++k) {
-        Vec row[at_least_1(kV)];
+        __m256 row[kH];
 #pragma GCC unroll 3
-        for (int v = 0; v < kV; ++v) row[v] = load(b + k * width + v * kLanes);
-        const __m256 half_row = _mm256_loadu_ps(b + k * width + kV * kLanes);
+        for (int h = 0; h < kH; ++h) row[h] = _mm256_loadu_ps(b + k * width + h * kHalfVector);
 #pragma GCC unroll 8
         for (int p = 0; p < kP; ++p) {
-            const __m512 factor = _mm512_set1_ps(a[p * a_stride + k]);
+            const __m256 factor = _mm256_set1_ps(a[p * a_stride + k]);
 #pragma GCC unroll 3
-            for (int v = 0; v < kV; ++v) acc[p][v] += row[v] * factor;
-            half[p] = _mm256_fmadd_ps(half_row, _mm512_castps512_ps256(factor), half[p]);
+            for (int h = 0; h < kH; ++h) acc[p][h] = _mm256_fmadd_ps(row[h], factor, acc[p][h]);
         }
     }
 }
 
-MBCONV_INLINE __m256 widened(__m256i halves) { return reinterpret_cast<__m256>(halves); }
-
-template <int kP, int kV>
-MBCONV_INLINE void product_and_half(const float* a, std::int64_t a_stride, std::int64_t depth, const BFloat16* b,
-                                    std::int64_t width, Vec (&acc)[kP][at_least_1(kV)], __m256 (&half)[kP]) {
+template <int kP, int kH>
+MBCONV_INLINE void product_in_halves(const float* a, std::int64_t a_stride, std::int64_t depth, const BFloat16* b,
+                                     std::int64_t width, __m256 (&acc)[kP][kH]) {
     const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
     for (std::int64_t k = 0; k < depth; k += 2) {
-        Bits row[at_least_1(kV)];
+        __m256i row[kH];
 #pragma GCC unroll 3
-        for (int v = 0; v < kV; ++v) row[v] = load_pairs(b + k * width + 2 * v * kLanes);
-        const __m256i half_row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + k * width + 2 * kV * kLanes));
-        const __m256 half_first = widened(_mm256_slli_epi32(half_row, 16));
-        const __m256 half_second = widened(_mm256_and_si256(half_row, upper));
+        for (int h = 0; h < kH; ++h) {
+            row[h] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + k * width + 2 * h * kHalfVector));
+        }
         const bool both = k + 1 < depth;
 #pragma GCC unroll 8
         for (int p = 0; p < kP; ++p) {
-            const __m512 first = _mm512_set1_ps(a[p * a_stride + k]);
-            const __m512 second = _mm512_set1_ps(both ? a[p * a_stride + k + 1] : 0.0f);
+            const __m256 first = _mm256_set1_ps(a[p * a_stride + k]);
+            const __m256 second = _mm256_set1_ps(both ? a[p * a_stride + k + 1] : 0.0f);
 #pragma GCC unroll 3
-            for (int v = 0; v < kV; ++v) {
-                acc[p][v] += first_of(row[v]) * first;
-                acc[p][v] += second_of(row[v]) * second;
+            for (int h = 0; h < kH; ++h) {
+                acc[p][h] = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(row[h], 16)), first, acc[p][h]);
+                acc[p][h] = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(row[h], upper)), second, acc[p][h]);
             }
-            half[p] = _mm256_fmadd_ps(half_first, _mm512_castps512_ps256(first), half[p]);
-            half[p] = _mm256_fmadd_ps(half_second, _mm512_castps512_ps256(second), half[p]);
         }
     }
 }
 #endif
 
 #if defined(__AVX512BF16__)
-template <int kP, int kV>
-MBCONV_INLINE void product_and_half(const BFloat16* a, std::int64_t a_stride, std::int64_t depth, const BFloat16* b,
-                                    std::int64_t width, Vec (&acc)[kP][at_least_1(kV)], __m256 (&half)[kP]) {
+template <int kP, int kH>
+MBCONV_INLINE void product_in_halves(const BFloat16* a, std::int64_t a_stride, std::int64_t depth, const BFloat16* b,
+                                     std::int64_t width, __m256 (&acc)[kP][kH]) {
     for (std::int64_t k = 0; k < depth; k += 2) {
-        __m512bh row[at_least_1(kV)];
+        __m256bh row[kH];
 #pragma GCC unroll 3
-        for (int v = 0; v < kV; ++v) row[v] = reinterpret_cast<__m512bh>(load_pairs(b + k * width + 2 * v * kLanes));
-        const __m256bh half_row = reinterpret_cast<__m256bh>(
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + k * width + 2 * kV * kLanes)));
+        for (int h = 0; h < kH; ++h) {
+            row[h] = reinterpret_cast<__m256bh>(
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + k * width + 2 * h * kHalfVector)));
+        }
 #pragma GCC unroll 8
         for (int p = 0; p < kP; ++p) {
             std::int32_t pair;
             std::memcpy(&pair, a + p * a_stride + k, sizeof(pair));
-            const __m512i factor = _mm512_set1_epi32(pair);
+            const __m256bh factor = reinterpret_cast<__m256bh>(_mm256_set1_epi32(pair));
 #pragma GCC unroll 3
-            for (int v = 0; v < kV; ++v)
-                acc[p][v] = _mm512_dpbf16_ps(acc[p][v], row[v], reinterpret_cast<__m512bh>(factor));
-            half[p] = _mm256_dpbf16_ps(half[p], half_row, reinterpret_cast<__m256bh>(_mm512_castsi512_si256(factor)));
+            for (int h = 0; h < kH; ++h) acc[p][h] = _mm256_dpbf16_ps(acc[p][h], row[h], factor);
         }
     }
 }

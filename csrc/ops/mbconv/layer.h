@@ -574,31 +574,30 @@ struct Layer {
                 }
             };
 #if defined(__AVX512F__)
-            const auto with_half = [&]<int kV>() {
-                Vec acc[kP][at_least_1(kV)] = {};
-                __m256 half[kP] = {};
-                product_and_half<kP, kV>(rows, a_stride, matrix.depth, matrix.data, matrix.width, acc, half);
+            const auto halves = [&]<int kH>() {
+                __m256 acc[kP][kH];
 #pragma GCC unroll 8
                 for (int p = 0; p < kP; ++p) {
 #pragma GCC unroll 3
-                    for (int v = 0; v < kV; ++v) store(values + p * kGroup + v * kLanes, acc[p][v]);
-                    // A whole vector, as it is read back: reading more than was written waits for the cache.
-                    store(values + p * kGroup + kV * kLanes, _mm512_zextps256_ps512(half[p]));
+                    for (int h = 0; h < kH; ++h) acc[p][h] = _mm256_setzero_ps();
+                }
+                product_in_halves<kP, kH>(rows, a_stride, matrix.depth, matrix.data, matrix.width, acc);
+#pragma GCC unroll 8
+                for (int p = 0; p < kP; ++p) {
+                    float* const to = values + p * kGroup;
+                    // In whole vectors, as they are read back: a read that two writes must answer waits for the cache.
+                    if constexpr (kH > 1)
+                        store(to, _mm512_insertf32x8(_mm512_castps256_ps512(acc[p][0]), acc[p][1], 1));
+                    store(to + (kH - 1) * kHalfVector, _mm512_zextps256_ps512(acc[p][kH - 1]));
                 }
             };
-            switch (matrix.width) {
-                case kHalfVector:
-                    with_half.template operator()<0>();
-                    break;
-                case kVector + kHalfVector:
-                    with_half.template operator()<1>();
-                    break;
-                case 2 * kVector + kHalfVector:
-                    with_half.template operator()<2>();
-                    break;
-                default:
-                    in_columns(matrix.width, whole);
-                    break;
+            if (matrix.width == kHalfVector) {
+                halves.template operator()<1>();
+            } else if (matrix.width % kVector == 0) {
+                in_columns(matrix.width, whole);
+            } else {
+                halves.template operator()<3>();
+                if (matrix.width > 3 * kHalfVector) whole.template operator()<1>(3 * kHalfVector);
             }
 #else
             in_columns(matrix.width, whole);
@@ -662,28 +661,39 @@ struct Layer {
         // Batch norm 3, the residual, and the ending.
         void operator()(const Block& b) const {
             const Shape& s = call.shape;
-            const std::int64_t channels = s.out_channels;
+            const std::int64_t channels = s.out_channels, pixels = b.pixels;
             Sums sums;
             for (std::int64_t v = 0; v < b.width; v += kLanes) {
-                const std::int64_t channel = b.first + v, valid = channels - channel;
-                if (valid <= 0 && scratch == nullptr) break;
+                const std::int64_t channel = b.first + v, valid = most(channels - channel, 0);
+                if (valid == 0 && scratch == nullptr) break;
                 const bool whole = valid >= kLanes;
-                const auto read = [&](const auto* p) { return whole ? load(p) : load_first(p, most(valid, 0)); };
+                const auto read = [=](const auto* p) { return whole ? load(p) : load_first(p, valid); };
                 const Vec factor = scale == nullptr ? splat(1.0f) : read(scale + channel);
                 const Vec offset = scale == nullptr ? Vec{} : read(shift + channel);
-                for (std::int64_t p = 0; p < b.pixels; ++p) {
-                    const std::int64_t pixel = b.pixel + p;
-                    Vec y = load(b.values + p * kGroup + v) * factor + offset;
-                    if (residual != nullptr) y += read(residual + pixel * channels + channel);
-                    if (scratch != nullptr) {
-                        // Zeros beyond the last channel: a pair of channels reads one of them.
-                        if (!whole) y = only_first(y, most(valid, 0));
-                        store(scratch + pixel * out_padded(s) + channel, y);
-                    } else if (tile_sums != nullptr) {
-                        sums.add(y - read(target(pixel) + channel));
+                const float* const values = b.values + v;
+                const S* const added = residual == nullptr ? nullptr : residual + b.pixel * channels + channel;
+                const auto y = [=](std::int64_t p) {
+                    const Vec normed = load(values + p * kGroup) * factor + offset;
+                    return added == nullptr ? normed : normed + read(added + p * channels);
+                };
+                if (scratch != nullptr) {
+                    Operand* const to = scratch + b.pixel * out_padded(s) + channel;
+                    const std::int64_t pitch = out_padded(s);
+                    // Zeros beyond the last channel: a pair of channels reads one of them.
+                    for (std::int64_t p = 0; p < pixels; ++p)
+                        store(to + p * pitch, whole ? y(p) : only_first(y(p), valid));
+                } else if (tile_sums != nullptr) {
+                    const S* const expected = target(b.pixel) + channel;
+                    for (std::int64_t p = 0; p < pixels; ++p) {
+                        const Vec difference = y(p) - read(expected + p * channels);
+                        sums.add(whole ? difference : only_first(difference, valid));
+                    }
+                } else {
+                    S* const to = static_cast<S*>(call.y) + (image * s.out_pixels() + b.pixel) * channels + channel;
+                    if (whole) {
+                        for (std::int64_t p = 0; p < pixels; ++p) store(to + p * channels, y(p));
                     } else {
-                        S* out = static_cast<S*>(call.y) + (image * s.out_pixels() + pixel) * channels + channel;
-                        whole ? store(out, y) : store_first(out, y, valid);
+                        for (std::int64_t p = 0; p < pixels; ++p) store_first(to + p * channels, y(p), valid);
                     }
                 }
             }
@@ -696,15 +706,19 @@ struct Layer {
 
         void operator()(const Block& b) const {
             const Call& c = output.call;
+            const std::int64_t channels = c.target_channels, pixels = b.pixels;
             Sums sums;
             for (std::int64_t v = 0; v < b.width; v += kLanes) {
-                const std::int64_t channel = b.first + v, valid = c.target_channels - channel;
+                const std::int64_t channel = b.first + v, valid = channels - channel;
                 if (valid <= 0) break;
                 const bool whole = valid >= kLanes;
-                const auto read = [&](const auto* p) { return whole ? load(p) : load_first(p, valid); };
+                const auto read = [=](const auto* p) { return whole ? load(p) : load_first(p, valid); };
                 const Vec bias = read(c.adapter_bias + channel);
-                for (std::int64_t p = 0; p < b.pixels; ++p) {
-                    sums.add(load(b.values + p * kGroup + v) + bias - read(output.target(b.pixel + p) + channel));
+                const float* const values = b.values + v;
+                const S* const expected = output.target(b.pixel) + channel;
+                for (std::int64_t p = 0; p < pixels; ++p) {
+                    const Vec difference = load(values + p * kGroup) + bias - read(expected + p * channels);
+                    sums.add(whole ? difference : only_first(difference, valid));
                 }
             }
             sums.drain(output.tile_sums + b.pixel / kTile * 3);

@@ -87,10 +87,15 @@ MBCONV_INLINE void store_first(S* p, Vec value, std::int64_t count) {
 }
 #endif
 
+// The first `count` lanes, the others zero, whatever they held.
 MBCONV_INLINE Vec only_first(Vec value, std::int64_t count) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_mov_ps(first_lanes(count), value);
+#else
     alignas(64) float values[kLanes];
     store(values, value);
     return load_first(values, count);
+#endif
 }
 
 MBCONV_INLINE Vec magnitude(Vec value) { return reinterpret_cast<Vec>(reinterpret_cast<Bits>(value) & 0x7fffffffu); }
