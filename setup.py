@@ -1,7 +1,8 @@
 """Builds the compiled modules (one cmake configure and one ninja run) and ships configs/. Metadata is in pyproject.toml.
 
 Works for ``pip install .``, ``pip install -e . --no-build-isolation`` and ``python setup.py build_ext --inplace``.
-``MAX_JOBS`` limits the parallel compilers; ``CI`` turns warnings into errors. CMakeLists.txt owns sources and flags.
+``DNA_FAST_CUDA`` (auto, on, off) and ``DNA_FAST_CUDA_ARCHS`` (e.g. ``80;90``) steer the CUDA kernels, ``MAX_JOBS`` limits
+the parallel compilers; ``CI`` turns warnings into errors. CMakeLists.txt owns sources and flags.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ PACKAGE = "dna_fast"
 WITH_TORCH = importlib.util.find_spec("torch") is not None
 # Every module that CMakeLists.txt puts into DNA_FAST_OUTPUT_DIR.
 MODULES = ("_solver", "_C") if WITH_TORCH else ("_solver",)
+
+# Passed on from the environment.
+CUDA_DEFAULTS = {"DNA_FAST_CUDA": "auto", "DNA_FAST_CUDA_ARCHS": "80;90"}
 
 
 def find_tool(name: str) -> str:
@@ -51,6 +55,8 @@ class CMakeBuild(build_ext):
             "DNA_FAST_TORCH": "ON" if WITH_TORCH else "OFF",
             "Python_EXECUTABLE": sys.executable,
         }
+        # Given anew every time: CMake would remember what an earlier build was told.
+        options |= {name: os.environ.get(name) or default for name, default in CUDA_DEFAULTS.items()}
         definitions = [f"-D{key}={value}" for key, value in options.items()]
         subprocess.run([find_tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *definitions], check=True)
         subprocess.run([ninja, "-C", str(build), *self.job_options()], check=True)

@@ -29,7 +29,7 @@ def facts() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores usable",
         "solver (dna_fast._solver)": _solver(),
-        "torch ops (dna_fast._C)": _ops(),
+        **_ops(),
     }
     found.update({name: version for name in PACKAGES if (version := _version(name)) is not None})
     found["GPU"] = _gpu()
@@ -51,16 +51,25 @@ def _solver() -> str:
     return f"built, {Path(_solver.__file__).name}"
 
 
-def _ops() -> str:
+def _ops() -> dict[str, str]:
+    module = "torch ops (dna_fast._C)"
     if _version("torch") is None:
-        return "not built: torch is not installed"
+        return {module: "not built: torch is not installed"}
     try:
         from dna_fast.ops import _library
 
-        built, isa = _library.built_with(_library.find()), _library.isa()
+        path, isa = _library.find(), _library.isa()
+        sets, cuda = _library.cpu_kernels(path), _library.cuda_kernels(path)
+        built = _library.built_with(path)
     except (ImportError, RuntimeError) as error:
-        return f"not usable ({error})"
-    return f"built for torch {built}; feature_mse on the CPU with {isa}, on CUDA by torch's own operators"
+        return {module: f"not usable ({error})"}
+    if cuda.startswith("not built"):
+        cuda += "; CUDA tensors go through torch's own operators"
+    return {
+        module: f"built for torch {built}",
+        "CPU kernels": f"built for {', '.join(sets)}; running {isa}",
+        "CUDA kernels": cuda,
+    }
 
 
 def _gpu() -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 REBUILD = "build it again with: pip install -e . --no-build-isolation (or make setup)"
-_MARK = re.compile(rb"dna_fast\._C built with torch ([0-9A-Za-z.+_-]+)")
+_TORCH = re.compile(rb"dna_fast\._C built with torch ([0-9A-Za-z.+_-]+)")
+_CPU = re.compile(rb"dna_fast\._C CPU kernels: ([^\0]+)\0")
+_CUDA = re.compile(rb"dna_fast\._C CUDA kernels: ([^\0]+)\0")
 
 
 def find() -> Path:
@@ -33,9 +35,31 @@ def built_with(path: Path) -> str:
     Raises:
         RuntimeError: the file does not say.
     """
-    found = _MARK.search(path.read_bytes())
+    return _fact(path, _TORCH, "the torch version that it was built with")
+
+
+def cpu_kernels(path: Path) -> tuple[str, ...]:
+    """The instruction sets that a compiled module has CPU kernels for, the best first.
+
+    Raises:
+        RuntimeError: the file does not say.
+    """
+    return tuple(_fact(path, _CPU, "the instruction sets that it was built for").split(", "))
+
+
+def cuda_kernels(path: Path) -> str:
+    """In words: ``built with nvcc`` and its version, for which GPUs; or ``not built`` and why. Decided by CMakeLists.txt.
+
+    Raises:
+        RuntimeError: the file does not say.
+    """
+    return _fact(path, _CUDA, "whether it was built with CUDA kernels")
+
+
+def _fact(path: Path, mark: re.Pattern[bytes], what: str) -> str:
+    found = mark.search(path.read_bytes())
     if found is None:
-        raise RuntimeError(f"{path}: expected the torch version that it was built with, found none; {REBUILD}")
+        raise RuntimeError(f"{path}: expected {what}, found none; {REBUILD}")
     return found[1].decode()
 
 

@@ -1,15 +1,13 @@
-// feature_mse for torch: checks, allocation, threads.
+// feature_mse for torch: checks, allocation; on the CPU, threads.
+#include "feature_mse_torch.h"
+
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/library.h>
 
-#include <tuple>
-
 #include "common/layout.h"
-#include "feature_mse.h"
 
 namespace dna_fast::feature_mse {
 namespace {
@@ -33,6 +31,8 @@ Dtype dtype_of(const at::Tensor& tensor) {
     }
 }
 
+}  // namespace
+
 void check(const at::Tensor& student, const at::Tensor& teacher) {
     TORCH_CHECK_VALUE(student.device() == teacher.device(),
                       "feature_mse: student and teacher must be on one device, got ", student.device(), " and ",
@@ -51,16 +51,17 @@ void check(const at::Tensor& student, const at::Tensor& teacher) {
                       "; the mean of nothing is not defined, leave empty batches out");
 }
 
-// What the gradient is stored with. float16 stores the bare difference: divided by the number of elements it would be
-// lost below 6e-8. ops/feature_mse.py multiplies by the rest.
 double gradient_scale(const at::Tensor& student) {
     return student.scalar_type() == at::kHalf ? 1.0 : 2.0 / static_cast<double>(student.numel());
 }
 
+at::ScalarType loss_type(const at::Tensor& student) {
+    return student.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
 at::Tensor no_gradient(const at::Tensor& student) { return at::empty({0}, student.options()); }
 
-std::tuple<at::Tensor, at::Tensor> on_cpu(const at::Tensor& student, const at::Tensor& teacher, bool with_gradient) {
-    check(student, teacher);
+Operands prepare(const at::Tensor& student, const at::Tensor& teacher, bool with_gradient) {
     // The student's layout wins. Copies only where flat memory does not line up: of the teacher where it lies
     // otherwise, of the student where it has gaps.
     const at::Tensor s = same_dense_layout(student, student) ? student : at::empty_like(student).copy_(student);
@@ -69,10 +70,19 @@ std::tuple<at::Tensor, at::Tensor> on_cpu(const at::Tensor& student, const at::T
     const Params params{s.const_data_ptr(), t.const_data_ptr(), with_gradient ? gradient.mutable_data_ptr() : nullptr,
                         s.numel(),          gradient_scale(s),  dtype_of(s),
                         dtype_of(t)};
+    return {s, t, gradient, params};
+}
+
+namespace {
+
+LossAndGradient on_cpu(const at::Tensor& student, const at::Tensor& teacher, bool with_gradient) {
+    check(student, teacher);
+    const Operands operands = prepare(student, teacher, with_gradient);
+    const Params& params = operands.params;
 
     const Isa isa = chosen_isa();
     const int64_t count = chunks(params.numel);
-    const at::Tensor sums = at::empty({count}, s.options().dtype(at::kDouble));
+    const at::Tensor sums = at::empty({count}, student.options().dtype(at::kDouble));
     double* const sum_of = sums.mutable_data_ptr<double>();
     at::parallel_for(0, count, kChunksPerThread, [&](int64_t begin, int64_t end) {
         for (int64_t chunk = begin; chunk < end; ++chunk) sum_of[chunk] = chunk_sum(params, isa, chunk);
@@ -80,24 +90,12 @@ std::tuple<at::Tensor, at::Tensor> on_cpu(const at::Tensor& student, const at::T
     double sum = 0.0;
     for (int64_t chunk = 0; chunk < count; ++chunk) sum += sum_of[chunk];  // in order, whoever computed them
 
-    const auto type = s.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    return {at::scalar_tensor(sum / static_cast<double>(params.numel), s.options().dtype(type)), gradient};
-}
-
-// The same in torch's own operators: right on any GPU, and several passes over memory. A kernel of ours takes its place
-// once there is one.
-std::tuple<at::Tensor, at::Tensor> on_cuda(const at::Tensor& student, const at::Tensor& teacher, bool with_gradient) {
-    check(student, teacher);
-    const auto type = student.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const at::Tensor difference = student.to(type).sub(teacher.to(type));
-    const at::Tensor loss = difference.square().mean();
-    if (!with_gradient) return {loss, no_gradient(student)};
-    return {loss, at::empty_like(student).copy_(difference.mul(gradient_scale(student)))};
+    const double mean = sum / static_cast<double>(params.numel);
+    return {at::scalar_tensor(mean, student.options().dtype(loss_type(student))), operands.gradient};
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(dna_fast, CPU, m) { m.impl("feature_mse", &on_cpu); }
-TORCH_LIBRARY_IMPL(dna_fast, CUDA, m) { m.impl("feature_mse", &on_cuda); }
 
 }  // namespace dna_fast::feature_mse

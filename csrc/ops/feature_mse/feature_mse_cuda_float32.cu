@@ -1,0 +1,5 @@
+#include "feature_mse_cuda.cuh"
+
+template cudaError_t dna_fast::feature_mse::launch<dna_fast::feature_mse::Dtype::float32>(const Params&,
+                                                                                          const CudaOutput&,
+                                                                                          cudaStream_t);
