@@ -13,7 +13,7 @@ def test_names_what_was_built() -> None:
     torch = pytest.importorskip("torch")
     facts = about.facts()
     assert facts[MODULE] == f"built for torch {torch.__version__}"
-    assert facts["CPU kernels"].partition("; running ")[2] in ("avx512", "avx2", "scalar")
+    assert facts["CPU kernels"].partition("; running ")[2] in ("avx512_bf16", "avx512", "avx2", "scalar")
     assert facts["CUDA kernels"].startswith(("built with nvcc ", "not built, "))
     assert next(iter(facts)) == "dna_fast"
     assert list(facts)[-1] == "GPU"

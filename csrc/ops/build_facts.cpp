@@ -9,7 +9,7 @@ extern "C" [[gnu::used, gnu::visibility("default")]] const char dna_fast_cuda_fa
 extern "C" [[gnu::used, gnu::visibility("default")]] const char dna_fast_isa_facts[] =
     "dna_fast._C CPU kernels: "
 #if defined(__x86_64__)
-    "avx512, avx2, scalar";
+    "avx512_bf16, avx512, avx2, scalar";
 #else
     "scalar";
 #endif

@@ -25,8 +25,8 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
 
     On the CPU sums are float32 over 8192 elements and float64 above (all float64 for float64), in an order that depends on
     the number of elements only: the bits depend neither on the number of threads nor on the instruction set. The difference
-    is kept in the student's dtype for the backward pass, which can be taken once, not differentiated. On CUDA
-    torch's own operators compute the same.
+    is kept in the student's dtype for the backward pass, which can be taken once, not differentiated. On CUDA a kernel
+    computes the same in another fixed order; in a build without CUDA kernels, torch's own operators do (`dna-fast info`).
 
     Raises:
         ValueError: shapes or devices differ, no elements, a teacher that requires a gradient.

@@ -16,7 +16,7 @@ import pytest
 
 SOURCES = Path(__file__).resolve().parent
 SANITIZERS = {
-    "address,undefined": ["feature_mse_driver", "feature_mse_cuda_driver", "solver_driver"],
+    "address,undefined": ["feature_mse_driver", "feature_mse_cuda_driver", "mbconv_driver", "solver_driver"],
     "thread": ["feature_mse_cuda_driver"],
 }
 # (sanitizers, program, what to plant, what the sanitizer says, where the access is)
