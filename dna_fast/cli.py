@@ -96,12 +96,27 @@ def train(
 
 
 @app.command()
-def rate(run: RunDir) -> None:
-    """Rate every candidate of a trained supernet. An interrupted rating goes on with the first cell that is not done."""
+def rate(
+    run: RunDir,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="What the features of operator prefixes may take at once, e.g. 4G; default: rate.max_memory, or half of "
+            "what is free. Ratings do not depend on it.",
+        ),
+    ] = None,
+) -> None:
+    """Rate every candidate of a trained supernet. An interrupted rating goes on with the first operators that are not done."""
+    from dna_fast.config import parse_quantity
     from dna_fast.stages import prepare_teacher, rate_candidates
 
     opened, display = _open(run), _display()
-    rate_candidates(opened, prepare_teacher(opened, display), display)
+    try:
+        max_memory_bytes = None if max_memory is None else parse_quantity(max_memory)
+    except ValueError as error:
+        raise ValueError(f"--max-memory: {error}") from error
+    rate_candidates(opened, prepare_teacher(opened, display), display, max_memory_bytes=max_memory_bytes)
     display.say(f"Next: dna-fast search {run} --max macs=...")
 
 

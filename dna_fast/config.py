@@ -181,9 +181,16 @@ class RateConfig(Section):
     metric: Literal["relative_l1", "mse", "relative_mse", "mean_relative_l1"] = key(
         "Distance between student and teacher.", "relative_l1", in_identity=False
     )
-    mode: Literal["trie", "per_path"] = key(
-        "trie: each operator prefix once; per_path: every path on its own, slow, the check of trie.",
+    mode: Literal["trie", "per_path", "official"] = key(
+        "trie: each operator prefix once; per_path: every path on its own, slow, the check of trie; official: as released, "
+        "calibrated again for every path and rated batch, slower still, to compare with.",
         "trie",
+        in_identity=False,
+    )
+    max_memory: int | str | None = key(
+        "What features of operator prefixes may take at once, such as 4G; null: half of what is free. Ratings do not depend on it.",
+        None,
+        unit="bytes",
         in_identity=False,
     )
     batch_size: int = key("Images per rated batch.", 64, unit="images", rule=POSITIVE, in_identity=False)
@@ -196,6 +203,13 @@ class RateConfig(Section):
         if self.images % self.batch_size:
             expected = f"a multiple of rate.batch_size = {self.batch_size}"
             raise ConfigError("rate.images", f"expected {expected}, got {self.images}")
+        if self.max_memory is not None:
+            try:
+                size = parse_quantity(self.max_memory)
+            except ValueError as error:
+                raise ConfigError("rate.max_memory", str(error)) from error
+            if size == 0:
+                raise ConfigError("rate.max_memory", f"expected > 0 bytes, got {self.max_memory!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

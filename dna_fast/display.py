@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -13,7 +14,12 @@ from rich.text import Text
 
 LINE_SECONDS = 10.0  # how often a log file hears of a running stage
 
-Update = Callable[[int, int, str], None]  # done, in all, remarks
+
+class Update(Protocol):
+    """Tells how far a stage is."""
+
+    def __call__(self, done: int, total: int, remarks: str, share: float | None = None) -> None:
+        """`share` of the work is done, where that is not done / total: by it the time that is left is estimated."""
 
 
 class Display:
@@ -58,20 +64,25 @@ class Display:
         )
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(what, total=None, remarks="")
-            yield lambda done, total, remarks: bar.update(task, completed=done, total=total, remarks=remarks)
+
+            def update(done: int, total: int, remarks: str, share: float | None = None) -> None:
+                at = done if share is None else share * total
+                bar.update(task, completed=at, total=total, remarks=remarks)
+
+            yield update
 
     def _lines(self, what: str) -> Update:
         last = time.monotonic()
-        first: tuple[float, int] | None = None  # when, and how much of an earlier run's work was done by then
+        first: tuple[float, float] | None = None  # when, and what share of the work an earlier run had done by then
 
-        def update(done: int, total: int, remarks: str) -> None:
+        def update(done: int, total: int, remarks: str, share: float | None = None) -> None:
             nonlocal last, first
-            now = time.monotonic()
-            first = (now, done) if first is None else first
-            if now - last < LINE_SECONDS or done <= first[1]:
+            now, share = time.monotonic(), done / total if share is None else share
+            first = (now, share) if first is None else first
+            if now - last < LINE_SECONDS or share <= first[1]:
                 return
             last = now
-            left = (now - first[0]) * (total - done) / (done - first[1])
+            left = (now - first[0]) * (1 - share) / (share - first[1])
             self.say(f"  {what}: {done} of {total}, about {left:.0f} s left; {remarks}")
 
         return update

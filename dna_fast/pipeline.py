@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dna_fast._files import read_json, write_json, written_aside
-from dna_fast.config import RunConfig, load_config
+from dna_fast.config import RunConfig, load_config, parse_quantity
 from dna_fast.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -271,16 +271,24 @@ class Run:
         parts = [self.config.identity(), teacher.weights_sha256(), *teacher.plan.names, self.images.train.fingerprint()]
         return _digest(parts)
 
-    def rate(self, teacher: Teacher, on_progress: OnRateProgress | None = None) -> RatingTable:
+    def rate(
+        self, teacher: Teacher, on_progress: OnRateProgress | None = None, *, max_memory_bytes: int | None = None
+    ) -> RatingTable:
         """Rates every candidate of the trained supernet; the table goes to `ratings.npz`.
+
+        Args:
+            max_memory_bytes: instead of the configuration's rate.max_memory.
 
         Raises:
             ValueError: the supernet is not trained to the end.
         """
         from dna_fast.checkpoint import find_checkpoint, load_block
-        from dna_fast.rate import RatingStore, rate
+        from dna_fast.rate import RateOptions, rate
+        from dna_fast.rating_store import RatingStore
 
         config, supernet = self.config.rate, self.supernet(teacher)
+        if max_memory_bytes is None and config.max_memory is not None:
+            max_memory_bytes = parse_quantity(config.max_memory)
         found = find_checkpoint(self.directory / "supernet", self._identity(teacher))
         if found is None or found.position.epoch < self.config.train.epochs:
             raise ValueError(f"{self.directory}: the supernet is not trained yet; run: dna-fast train {self.directory}")
@@ -299,11 +307,11 @@ class Run:
         table = rate(
             supernet,
             teacher,
-            self.images.loader(calibration, config.batch_size, training=False),
-            self.images.loader(rated, config.batch_size, training=False),
-            mode=config.mode,
-            metric=config.metric,
-            provenance=provenance,
+            (
+                self.images.loader(calibration, config.batch_size, training=False),
+                self.images.loader(rated, config.batch_size, training=False),
+            ),
+            RateOptions(config.mode, config.metric, max_memory_bytes, provenance),
             store=RatingStore(
                 self.directory / "rating",
                 _digest(

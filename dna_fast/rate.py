@@ -6,145 +6,86 @@ Source: the paper's section 3.3 for the ratings; calibration and modes as docs/s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from dna_fast._files import read_json, write_json, written_aside
 from dna_fast._loop import Loader
-from dna_fast.supernet import Stem, Step, SteppedModule, StudentBlock, StudentCell, Supernet
+from dna_fast.rate_features import collect
+from dna_fast.rate_oracle import Official, PathByPath
+from dna_fast.rate_plan import available_bytes
+from dna_fast.rate_trie import Trie
+from dna_fast.rating_store import RatingStore
+from dna_fast.space import SearchSpace
+from dna_fast.supernet import Supernet
 from dna_fast.tables import METRICS, RatingTable
 from dna_fast.teacher import Teacher
 
-MODES = ("trie", "per_path")
-
-
-OnProgress = Callable[[int, int], None]  # paths done, paths in all
+_WHOLE_SET = "calibrated along the path over the whole calibration set, unbiased variance"
+BN_POLICIES = {  # of every mode
+    "trie": _WHOLE_SET,
+    "per_path": _WHOLE_SET,
+    "official": "one batch in training mode with momentum 1, again for every path and rated batch; teacher not recalibrated",
+}
+MODES = tuple(BN_POLICIES)
 
 
 @dataclass(frozen=True)
-class Features:
-    """Images and the teacher's features behind every block, in batches; kept on the device for the whole rating."""
-
-    images: list[Tensor]  # per batch [N, 3, H, W]
-    blocks: list[list[Tensor]]  # per block, per batch [N, C, H, W]
-
-    def inputs(self, block: int) -> list[Tensor]:
-        """A block's input per batch."""
-        return self.images if block == 0 else self.blocks[block - 1]
-
-
-def collect(teacher: Teacher, loader: Loader, device: torch.device, *, whole_batches: bool) -> Features:
-    """Runs the teacher once over a loader.
+class RateOptions:
+    """How to rate.
 
     Args:
-        whole_batches: drop a last batch that is smaller than the others.
+        mode: "trie" (every operator prefix once), "per_path" (one path at a time; the oracle) or "official" (the released
+            procedure, calibrated again for every path and every rated batch; the opponent in benchmarks).
+        metric: the table's default rating.
+        max_memory_bytes: of mode trie, what features, depthwise results and outputs of prefixes may take at once
+            (`rate_plan.CellMemory` says what is counted); None: half of what is free on the device when rating begins. On the
+            CPU no bit of a rating depends on it.
+        provenance: anything about teacher and data that the table should carry.
 
     Raises:
-        ValueError: no batch at all.
-    """
-    images, blocks = [], []
-    for batch in loader.epoch(0):
-        if whole_batches and len(batch.images) < loader.batch_size:
-            continue
-        images.append(batch.images.to(device))
-        blocks.append(teacher(images[-1]))
-    if not images:
-        raise ValueError(f"rating: no batch of {loader.batch_size} images; use more images or a smaller batch")
-    return Features(images, [list(per_batch) for per_batch in zip(*blocks, strict=True)])
-
-
-class RatingStore:
-    """Finished ratings on disk, so that an interrupted rating goes on where it stopped.
-
-    A file holds the paths of one cell that begin with the same operator: with n operators, an interruption costs at most an n-th
-    of a cell.
-
-    Args:
-        root: directory.
-        identity: what the ratings depend on; ratings of another identity are discarded.
+        ValueError: an unknown mode or metric, no memory.
     """
 
-    def __init__(self, root: Path, identity: str) -> None:
-        self.root = root
-        root.mkdir(parents=True, exist_ok=True)
-        mark = root / "identity.json"
-        if not mark.exists() or read_json(mark) != identity:
-            for stale in root.glob("*.npy"):
-                stale.unlink()
-            write_json(mark, identity)
+    mode: str = "trie"
+    metric: str = "relative_l1"
+    max_memory_bytes: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def load(self, block: int, cell: int, operator: int, shape: tuple[int, int, int]) -> NDArray[np.float64] | None:
-        """The ratings of a cell's paths that begin with `operator`, or None if they are not done.
-
-        Args:
-            shape: what they must have, [paths, batches, metrics].
-
-        Raises:
-            ValueError: a damaged file, or one of another shape.
-        """
-        path = self._path(block, cell, operator)
-        if not path.exists():
-            return None
-        try:
-            with open(path, "rb") as file:
-                ratings: NDArray[np.float64] = np.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
-            raise ValueError(f"{path}: damaged ({error}); delete it, and its paths are rated again") from error
-        if ratings.shape != shape or ratings.dtype != np.float64:
-            raise ValueError(
-                f"{path}: damaged, expected float64 {shape}, got {ratings.dtype} {ratings.shape}; "
-                "delete it, and its paths are rated again"
-            )
-        return ratings
-
-    def save(self, block: int, cell: int, operator: int, ratings: NDArray[np.float64]) -> None:
-        """Keeps ratings [paths, batches, metrics] of a cell's paths that begin with `operator`."""
-        with written_aside(self._path(block, cell, operator)) as aside, open(aside, "wb") as file:
-            np.save(file, ratings, allow_pickle=False)
-
-    def _path(self, block: int, cell: int, operator: int) -> Path:
-        return self.root / f"block_{block}_cell_{cell}_operator_{operator}.npy"
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"rate: mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.metric not in METRICS:
+            raise ValueError(f"rate: metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+        if self.max_memory_bytes is not None and self.max_memory_bytes <= 0:
+            raise ValueError(f"rate: max_memory_bytes must be > 0, got {self.max_memory_bytes}")
 
 
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Convolutions and matrix products of float32 in float32 on GPUs too, for the time being.
+@dataclass(frozen=True)
+class RateProgress:
+    """How far a rating is."""
 
-    TF32 keeps 10 bits of the mantissa, and is on for convolutions by default: ratings would differ from the CPU's in the third digit.
-    """
-    conv = getattr(torch.backends.cudnn, "conv", None)
-    # Torch 2.8 has but the old switches; from 2.9 on they warn, and mixing them with the new ones is an error.
-    name, off = ("allow_tf32", False) if conv is None else ("fp32_precision", "ieee")
-    switches = (torch.backends.cudnn if conv is None else conv, torch.backends.cuda.matmul)
-    before = [getattr(switch, name) for switch in switches]
-    try:
-        for switch in switches:
-            setattr(switch, name, off)
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            setattr(switch, name, value)
+    paths: int  # rated, those taken from a store included
+    total_paths: int
+    share: float  # of all multiply-accumulates, by which a path of one cell costs many times that of another
+
+
+OnProgress = Callable[[RateProgress], None]
 
 
 @torch.no_grad()
 def rate(
     supernet: Supernet,
     teacher: Teacher,
-    calibration: Loader,
-    rated: Loader,
+    loaders: tuple[Loader, Loader],
+    options: RateOptions | None = None,
     *,
-    mode: str = "trie",
-    metric: str = "relative_l1",
-    provenance: Mapping[str, Any] | None = None,
     store: RatingStore | None = None,
     on_progress: OnProgress | None = None,
 ) -> RatingTable:
@@ -153,174 +94,150 @@ def rate(
     Args:
         supernet: trained; its BN statistics are overwritten.
         teacher: its teacher, on the same device.
-        calibration: loader of the calibration images (evaluation transform); all of them are used.
-        rated: loader of the held-out images; a last partial batch is dropped.
-        mode: "trie" (every operator prefix once) or "per_path" (one path at a time; the oracle).
-        metric: the table's default rating.
-        provenance: anything about teacher and data that the table should carry.
+        loaders: of the calibration images (evaluation transform; all of them are used) and of the held-out images to rate with (a
+            last partial batch is dropped).
+        options: how; default: `RateOptions()`.
         store: finished ratings are kept there and taken from there.
-        on_progress: called after every path.
+        on_progress: called once at the beginning, with what the store holds, and whenever further paths are done.
 
     Returns:
-        All four ratings with standard errors. Computed in the features' dtype without TF32, summed in float64;
-        deterministic on the CPU. The metadata names the device and torch's version.
+        All four ratings with standard errors. Computed in float32 without TF32, statistics and sums in float64; deterministic on
+        the CPU. The metadata names the mode, the device and torch's version.
 
     Raises:
-        ValueError: unknown mode or metric, no images, a teacher feature that is constant, ratings that are not finite.
+        ValueError: no images, a teacher feature that is constant, ratings that are not finite, more memory needed than allowed.
     """
-    if mode not in MODES:
-        raise ValueError(f"rate: mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if metric not in METRICS:
-        raise ValueError(f"rate: metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    options = options if options is not None else RateOptions()
     device = next(supernet.parameters()).device
     supernet.eval()
-    counter = _Counter(supernet, on_progress)
-    blocks = []
+    space, calibration_loader, rated_loader = supernet.space, *loaders
     with _without_tf32():
-        calibration_set = collect(teacher, calibration, device, whole_batches=False)
-        rated_set = collect(teacher, rated, device, whole_batches=True)
-        for b in range(len(supernet.blocks)):
-            walk = _Walk(supernet.block(b), b, rated_set.blocks[b], mode, counter)
-            parts = walk.rate_cells(calibration_set.inputs(b), rated_set.inputs(b), store)
-            blocks.append(_records(np.concatenate(parts), b))
+        calibration = collect(teacher, calibration_loader, device, whole_batches=False)
+        rated = collect(teacher, rated_loader, device, whole_batches=True)
+        batches = len(rated.images) // rated.batch_size
+        done = {} if store is None else _stored(store, space, batches)
+        progress = _Progress(space, options.mode, done, on_progress)
+        limit = options.max_memory_bytes
+        raters: dict[str, Callable[..., _Rater]] = {
+            "trie": partial(Trie, max_bytes=available_bytes(device) if limit is None else limit),
+            "per_path": PathByPath,
+            "official": Official,
+        }
+        blocks = []
+        for b in range(len(space.blocks)):
+            make = partial(raters[options.mode], supernet.block(b), b, calibration, rated)
+            _rate_block(make, b, done, store, progress)
+            units = [done[unit] for unit in _units(space) if unit[0] == b]
+            blocks.append(_records(np.concatenate(units), b))
     metadata = {
-        **(provenance or {}),
-        "mode": mode,
+        **options.provenance,
+        "mode": options.mode,
         "boundary": supernet.boundary,
-        "bn_policy": "calibrated along the path over the whole calibration set, unbiased variance",
-        "calibration_images": sum(len(x) for x in calibration_set.images),
-        "rated_images": sum(len(x) for x in rated_set.images),
+        "bn_policy": BN_POLICIES[options.mode],
+        "calibration_images": rated.batch_size if options.mode == "official" else len(calibration.images),
+        "rated_images": len(rated.images),
         "batch_size": rated.batch_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": str(torch.__version__),
     }
-    return RatingTable(supernet.space, blocks, metric=metric, metadata=metadata)
+    return RatingTable(space, blocks, metric=options.metric, metadata=metadata)
 
 
-class _Counter:
-    def __init__(self, supernet: Supernet, on_progress: OnProgress | None) -> None:
-        space = supernet.space
-        self.total = sum(space.num_candidates(b) for b in range(len(space.blocks)))
-        self.done, self.on_progress = 0, on_progress
+# ---- parts of the table ---------------------------------------------------------------------------------------------
 
-    def add(self, paths: int) -> None:
-        self.done += paths
-        if self.on_progress is not None:
-            self.on_progress(self.done, self.total)
+_Unit = tuple[int, int, int]  # the paths of a (block, cell) that begin with an operator: what is stored at once
+_Ratings = dict[_Unit, NDArray[np.float64]]  # [paths, batches, metrics]
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A teacher feature and the statistics that ratings divide by, over all of a batch's elements."""
+class _Rater(Protocol):
+    """A mode on one block."""
 
-    feature: Tensor  # [N, C, H, W]
-    var: float
-    mean_abs: float
+    def rate_cell(self, index: int, operators: list[int]) -> Iterator[NDArray[np.float64]]:
+        """Per first operator the ratings [paths, batches, metrics] of the cell's paths that begin with it, in index order."""
 
 
-class _Walk:
-    """Rates the cells of one block."""
+def _units(space: SearchSpace) -> list[_Unit]:
+    """All of them, in candidate order."""
+    operators = range(len(space.choices))
+    return [
+        (b, c, operator)
+        for b, block in enumerate(space.blocks)
+        for c in range(len(block.cells))
+        for operator in operators
+    ]
+
+
+def _paths(space: SearchSpace, unit: _Unit) -> int:
+    return int(len(space.choices) ** (space.blocks[unit[0]].cells[unit[1]].depth - 1))
+
+
+def _stored(store: RatingStore, space: SearchSpace, batches: int) -> _Ratings:
+    """What an earlier rating finished."""
+    found = {unit: store.load(*unit, (_paths(space, unit), batches, len(METRICS))) for unit in _units(space)}
+    return {unit: ratings for unit, ratings in found.items() if ratings is not None}
+
+
+def _rate_block(
+    make: Callable[..., _Rater], block: int, done: _Ratings, store: RatingStore | None, progress: _Progress
+) -> None:
+    """Adds what is missing of a block to `done` and to the store."""
+    missing = [unit for unit in _units(progress.space) if unit[0] == block and unit not in done]
+    if not missing:
+        return
+    rater = make(on_paths=progress.add)
+    for cell in sorted({unit[1] for unit in missing}):
+        units = [unit for unit in missing if unit[1] == cell]
+        progress.cell = (block, cell)
+        for unit, ratings in zip(units, rater.rate_cell(cell, [unit[2] for unit in units]), strict=True):
+            done[unit] = ratings
+            if store is not None:
+                store.save(*unit, ratings)
+
+
+class _Progress:
+    """Counts paths, and the arithmetic that they take."""
 
     def __init__(
-        self, block: StudentBlock, index: int, targets: Sequence[Tensor], mode: str, counter: _Counter
+        self, space: SearchSpace, mode: str, done: Mapping[_Unit, object], on_progress: OnProgress | None
     ) -> None:
-        self.block, self.index, self.mode, self.counter = block, index, mode, counter
-        self.targets = [_target(t, index) for t in targets]
+        self.space, self.on_progress = space, on_progress
+        cells = [(b, c) for b, block in enumerate(space.blocks) for c in range(len(block.cells))]
+        self.macs = {(b, c): _macs_per_path(space, b, c, shared=mode == "trie") for b, c in cells}
+        self.cell = (0, 0)  # at work
+        paths = {(b, c): space.num_paths(space.blocks[b].cells[c]) for b, c in cells}
+        self.total_paths = sum(paths.values())
+        self.total_macs = sum(self.macs[cell] * paths[cell] for cell in cells)
+        self.paths, self.done_macs = 0, 0.0
+        for unit in done:
+            self._count(unit[:2], _paths(space, unit))
+        self._report()
 
-    def rate_cells(
-        self, calibration: list[Tensor], rated: list[Tensor], store: RatingStore | None
-    ) -> list[NDArray[np.float64]]:
-        """[paths, batches, metrics] per cell and first operator."""
-        if isinstance(self.block.stem, Stem):
-            calibration, rated = self._through_stem(self.block.stem, calibration, rated)
-        return [part for c in range(len(self.block.cells)) for part in self._rate_cell(c, calibration, rated, store)]
+    def add(self, paths: int) -> None:
+        """Further paths of the cell at work are done."""
+        self._count(self.cell, paths)
+        self._report()
 
-    def _through_stem(
-        self, stem: Stem, calibration: list[Tensor], rated: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        if self.mode == "trie":
-            hidden = [torch.nn.functional.silu(h) for h in calibrate(stem.conv, calibration)]
-            return calibrate(stem.ds, hidden), [stem(x) for x in rated]
-        calibrate_plainly([*stem.conv.steps(), *stem.ds.steps()], stem, calibration)
-        return [stem(x) for x in calibration], [stem(x) for x in rated]
+    def _count(self, cell: tuple[int, int], paths: int) -> None:
+        self.paths += paths
+        self.done_macs += self.macs[cell] * paths
 
-    def _rate_cell(
-        self, index: int, calibration: list[Tensor], rated: list[Tensor], store: RatingStore | None
-    ) -> Iterator[NDArray[np.float64]]:
-        cell = self.block.cell(index)
-        depth, choices = len(cell.layers), len(cell.layers[0])  # type: ignore[arg-type]
-        shape = (choices ** (depth - 1), len(rated), len(METRICS))
-        if self.mode == "trie":
-            calibration, rated = [cell.in_adapter(x) for x in calibration], [cell.in_adapter(x) for x in rated]
-        walk = self._descend if self.mode == "trie" else self._path_by_path
-        for operator in range(choices):
-            ratings = store.load(self.index, index, operator, shape) if store is not None else None
-            if ratings is None:
-                ratings = np.stack(list(walk(cell, (operator,), calibration, rated)))
-                if store is not None:
-                    store.save(self.index, index, operator, ratings)
-            else:
-                self.counter.add(len(ratings))
-            yield ratings
-
-    def _descend(
-        self, cell: StudentCell, prefix: tuple[int, ...], calibration: list[Tensor], rated: list[Tensor]
-    ) -> Iterator[NDArray[np.float64]]:
-        """Rates the paths that begin with `prefix`, in index order, from the features in front of its last operator.
-
-        Depth first: at most one set of features per layer is alive.
-        """
-        last = len(prefix) == len(cell.layers)
-        layer = cell.operator(len(prefix) - 1, prefix[-1])
-        after = calibrate(layer, calibration, need_output=not last)
-        outputs = [layer(x) for x in rated]
-        if last:
-            yield self._ratings(cell.out_adapter, outputs)
-            self.counter.add(1)
-            return
-        for choice in range(len(cell.layers[len(prefix)])):  # type: ignore[arg-type]
-            yield from self._descend(cell, (*prefix, choice), after, outputs)
-
-    def _path_by_path(
-        self, cell: StudentCell, prefix: tuple[int, ...], calibration: list[Tensor], rated: list[Tensor]
-    ) -> Iterator[NDArray[np.float64]]:
-        """Rates the paths that begin with `prefix`, in index order, each from the cell's input."""
-        choices = len(cell.layers[0])  # type: ignore[arg-type]
-        for rest in np.ndindex(*(choices,) * (len(cell.layers) - len(prefix))):
-            path = (*prefix, *rest)
-            layers = [cell.operator(d, c) for d, c in enumerate(path)]
-            steps = [step for layer in layers for step in layer.steps()]
-            calibrate_plainly(steps, partial(cell, path=path), calibration)
-            yield self._ratings(nn.Identity(), [cell(x, path) for x in rated])
-            self.counter.add(1)
-
-    def _ratings(self, adapter: nn.Module, outputs: Sequence[Tensor]) -> NDArray[np.float64]:
-        """[batches, metrics] from the sums of |d| and d^2 of every batch, in METRICS order."""
-        sums = []
-        for output, target in zip(outputs, self.targets, strict=True):
-            d = (adapter(output) - target.feature).flatten()
-            sums.append(
-                torch.stack((d.abs().sum(dtype=torch.float64), d.square().sum(dtype=torch.float64))) / d.numel()
-            )
-        rows = []
-        for (mean_abs, mse), target in zip(torch.stack(sums).tolist(), self.targets, strict=True):
-            values = {
-                "mse": mse,
-                "relative_mse": mse / target.var,
-                "relative_l1": mean_abs / math.sqrt(target.var),
-                "mean_relative_l1": mean_abs / target.mean_abs,
-            }
-            rows.append([values[name] for name in METRICS])
-        return np.array(rows)
+    def _report(self) -> None:
+        if self.on_progress is not None:
+            share = 1.0 if self.paths == self.total_paths else self.done_macs / self.total_macs
+            self.on_progress(RateProgress(self.paths, self.total_paths, share))
 
 
-def _target(feature: Tensor, block: int) -> _Target:
-    var, _ = torch.var_mean(feature.double().flatten(), correction=1)
-    if not float(var) > 0:
-        raise ValueError(
-            f"rate: the teacher's feature behind block {block} is constant over a batch (variance {float(var)}); check its weights and cuts"
-        )
-    return _Target(feature, float(var), float(feature.double().abs().mean()))
+def _macs_per_path(space: SearchSpace, block: int, cell: int, *, shared: bool) -> float:
+    """Multiply-accumulates per image and path, squeeze-excite aside; where prefixes are shared, a path bears its share of them."""
+    layers, choices = space.layers(block, cell), range(len(space.choices))
+    total = 0.0
+    for depth, layer in enumerate(layers):
+        specs = [space.mbconv(layer, choice) for choice in choices]
+        expansion, behind = layer.in_size**2 * layer.in_channels, layer.out_size**2
+        macs = [s.mid_channels * (expansion + behind * (s.kernel**2 + s.out_channels)) for s in specs]
+        paths_per_prefix = len(choices) ** (len(layers) - 1 - depth) if shared else 1
+        total += sum(macs) / len(macs) / paths_per_prefix
+    return total
 
 
 def _records(ratings: NDArray[np.float64], block: int) -> NDArray[Any]:
@@ -341,71 +258,21 @@ def _records(ratings: NDArray[np.float64], block: int) -> NDArray[Any]:
     return records
 
 
-# ---- calibration ----------------------------------------------------------------------------------------------------
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Convolutions and matrix products of float32 in float32 on GPUs too, for the time being.
 
-
-def calibrate(module: SteppedModule, batches: Sequence[Tensor], *, need_output: bool = True) -> list[Tensor]:
-    """Sets every BN of a layer to the statistics of its input over all batches, one convolution after the other.
-
-    Args:
-        module: the layer; its BN statistics are overwritten.
-        batches: the calibration set at its input, per batch [N, C, H, W].
-        need_output: False skips the output behind the last batch norm.
-
-    Returns:
-        The layer's output per batch (without any activation behind it), or an empty list.
+    TF32 keeps 10 bits of the mantissa, and is on for convolutions by default: ratings would differ from the CPU's in the third digit.
     """
-    hidden = list(batches)
-    steps = module.steps()
-    for number, (compute, norm) in enumerate(steps, start=1):
-        hidden = [compute(h) for h in hidden]
-        _set_statistics(norm, hidden)
-        if number == len(steps) and not need_output:
-            return []
-        hidden = [norm(h) for h in hidden]
-    return [h + x for h, x in zip(hidden, batches, strict=True)] if module.has_residual else hidden
-
-
-def _set_statistics(norm: nn.BatchNorm2d, batches: Sequence[Tensor]) -> None:
-    """Mean and unbiased variance over all batches, merged in float64 (Chan, Golub and LeVeque's pairwise update)."""
-    # On the features' device: a copy to the host would wait for the device after every batch.
-    mean = torch.zeros(norm.num_features, dtype=torch.float64, device=batches[0].device)
-    count, m2 = 0, torch.zeros_like(mean)
-    for x in batches:
-        var, batch_mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        n = x.numel() // x.shape[1]
-        delta = batch_mean.double() - mean
-        mean = mean + delta * (n / (count + n))
-        m2 = m2 + var.double() * n + delta.square() * (count * n / (count + n))
-        count += n
-    _write(norm, mean, m2, count)
-
-
-def calibrate_plainly(
-    steps: Sequence[Step],
-    forward: Callable[[Tensor], Tensor],
-    batches: Sequence[Tensor],
-) -> None:
-    """The same statistics the obvious way: for every BN in order, run everything from the start and look at its input.
-
-    Kept free of the trie's code, because it is what the trie is checked against.
-    """
-    for _, norm in steps:
-        seen: list[Tensor] = []
-        hook = norm.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))  # type: ignore[misc]
-        try:
-            for x in batches:
-                forward(x)
-        finally:
-            hook.remove()
-        values = torch.cat(seen).double().cpu().transpose(0, 1).flatten(1)  # [C, N * H * W]
-        _write(norm, values.mean(1), (values - values.mean(1, keepdim=True)).square().sum(1), values.shape[1])
-
-
-def _write(norm: nn.BatchNorm2d, mean: Tensor, m2: Tensor, count: int) -> None:
-    if count < 2:
-        raise ValueError(f"calibration: a batch norm saw {count} value per channel; use more calibration images")
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(m2 / (count - 1))
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    # Torch 2.8 has but the old switches; from 2.9 on they warn, and mixing them with the new ones is an error.
+    name, off = ("allow_tf32", False) if conv is None else ("fp32_precision", "ieee")
+    switches = (torch.backends.cudnn if conv is None else conv, torch.backends.cuda.matmul)
+    before = [getattr(switch, name) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, name, off)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)

@@ -18,6 +18,7 @@ from dna_fast.query import Query
 from dna_fast.report import Point, SearchPlot, plot_search
 
 if TYPE_CHECKING:
+    from dna_fast.rate import RateProgress
     from dna_fast.recipe import Accuracy
     from dna_fast.retrain import StepRecord
     from dna_fast.supernet import Supernet
@@ -71,18 +72,22 @@ def train_supernet(run: Run, teacher: Teacher, display: Display) -> Supernet:
     return supernet
 
 
-def rate_candidates(run: Run, teacher: Teacher, display: Display) -> RatingTable:
+def rate_candidates(
+    run: Run, teacher: Teacher, display: Display, *, max_memory_bytes: int | None = None
+) -> RatingTable:
     """Rates every candidate, showing paths per second."""
+    start = time.perf_counter()
     with display.progress("rating") as update:
-        start, first = time.perf_counter(), 0
+        began: tuple[float, int] | None = None  # when, and how many paths an earlier, interrupted rating had finished
 
-        def on_progress(done: int, total: int) -> None:
-            nonlocal start, first
-            if first == 0:  # cells that an earlier, interrupted rating finished come first and at once
-                start, first = time.perf_counter(), done
-            update(done, total, f"{(done - first) / max(time.perf_counter() - start, 1e-9):.1f} paths/s")
+        def on_progress(p: RateProgress) -> None:
+            nonlocal began
+            now = time.perf_counter()
+            began = (now, p.paths) if began is None else began
+            speed = (p.paths - began[1]) / max(now - began[0], 1e-9)
+            update(p.paths, p.total_paths, f"{speed:.1f} paths/s", p.share)
 
-        table = run.rate(teacher, on_progress)
+        table = run.rate(teacher, on_progress, max_memory_bytes=max_memory_bytes)
     seconds = time.perf_counter() - start
     paths = sum(len(block) for block in table.blocks)
     display.say(f"{paths:,} candidates rated in {seconds:.0f} s: {run.directory / 'ratings.npz'}")

@@ -247,6 +247,8 @@ def test_info_names_what_was_built(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["rate", "{tmp}"], "not a run directory"),
+        (["rate", "{run}", "--max-memory", "4GB"], "--max-memory: expected a number"),
+        (["rate", "{run}", "--max-memory", "0"], "max_memory_bytes must be > 0"),
         (["search", "{tmp}"], "not a run directory"),
         (["search"], "give a run directory, or --ratings FILE"),
         (["search", "{run}", "--max", "mac=1M"], "no cost 'mac'; did you mean 'macs'"),

@@ -1,4 +1,6 @@
-"""The trie against one path at a time, calibration against its definition, ratings against theirs."""
+"""The trie against one path at a time, ratings against their definition, resuming, the table."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,8 @@ import pytest
 import torch
 from toy import SPACE, ToyBatch, ToyLoader, toy_supernet, toy_teacher
 
-from dna_fast.rate import RatingStore, calibrate, rate
+from dna_fast.rate import RateOptions, RateProgress, rate
+from dna_fast.rating_store import RatingStore
 from dna_fast.tables import METRICS, RatingTable
 
 
@@ -20,8 +23,12 @@ def _rated() -> ToyLoader:
     return ToyLoader([8, 8, 8, 3], seed=2)  # a last partial batch is dropped
 
 
+def _loaders() -> tuple[ToyLoader, ToyLoader]:
+    return _calibration(), _rated()
+
+
 def _rate(boundary: str, mode: str, **kwargs: object) -> RatingTable:
-    return rate(toy_supernet(boundary), toy_teacher(), _calibration(), _rated(), mode=mode, **kwargs)  # type: ignore[arg-type]
+    return rate(toy_supernet(boundary), toy_teacher(), _loaders(), RateOptions(mode), **kwargs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("random_norms", [False, True], ids=["fresh_norms", "random_norms"])
@@ -32,9 +39,8 @@ def test_trie_equals_per_path(boundary: str, padding: str, random_norms: bool) -
         rate(
             toy_supernet(boundary, padding=padding, random_norms=random_norms),
             toy_teacher(),
-            _calibration(),
-            _rated(),
-            mode=mode,
+            _loaders(),
+            RateOptions(mode),
         )
         for mode in ("trie", "per_path")
     )
@@ -80,73 +86,75 @@ def test_ratings_by_hand(boundary: str) -> None:
             np.testing.assert_allclose(record[f"{name}_se"], np.std(per_batch[name], ddof=1) / np.sqrt(3), rtol=1e-3)
 
 
-def test_calibration_writes_the_statistics_of_the_whole_set() -> None:
-    layer = toy_supernet().block(1).cell(0).operator(0, 0).eval()
-    batches = [torch.randn(n, 6, 4, 4, generator=torch.Generator().manual_seed(n)) * 3 + 1 for n in (5, 8, 2)]
-    with torch.no_grad():
-        calibrate(layer, batches)
-        values = torch.cat([layer.conv_pw(x) for x in batches]).double()
-    torch.testing.assert_close(layer.bn1.running_mean.double(), values.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(
-        layer.bn1.running_var.double(), values.var((0, 2, 3), correction=1), rtol=1e-5, atol=1e-6
-    )
-
-
 def test_ratings_do_not_depend_on_the_calibration_batches() -> None:
-    whole = rate(toy_supernet(), toy_teacher(), ToyLoader([16], seed=3), _rated())
-    split = rate(toy_supernet(), toy_teacher(), _Halves([16], seed=3), _rated())
+    whole = rate(toy_supernet(), toy_teacher(), (ToyLoader([16], seed=3), _rated()))
+    split = rate(toy_supernet(), toy_teacher(), (_Halves([16], seed=3), _rated()))
     for b in range(2):
         np.testing.assert_allclose(whole.blocks[b]["mse"], split.blocks[b]["mse"], rtol=1e-5)
 
 
 def test_one_batch_has_no_standard_error() -> None:
-    table = rate(toy_supernet(), toy_teacher(), _calibration(), ToyLoader([8], seed=2))
+    table = rate(toy_supernet(), toy_teacher(), (_calibration(), ToyLoader([8], seed=2)))
     assert np.isnan(table.blocks[0]["relative_l1_se"]).all()
     assert np.isfinite(table.blocks[0]["relative_l1"]).all()
 
 
-@pytest.mark.parametrize("mode", ["trie", "per_path"])
-def test_an_interrupted_rating_goes_on_with_the_next_first_operator(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "groups"),
+    # Of the cells with 27 and 9 paths: the trie takes the last layer of a first operator's 3 or 1 prefixes in one call.
+    [("trie", [*range(39, 58, 3), *range(58, 67)]), ("per_path", [*range(39, 67)])],
+)
+def test_an_interrupted_rating_goes_on_with_the_next_first_operator(
+    tmp_path: Path, mode: str, groups: list[int]
+) -> None:
     expected = _rate("adapter", mode)
     seen: list[int] = []
 
-    def stop(done: int, _: int) -> None:
-        seen.append(done)
-        if done == 45:  # inside the third cell, the paths that begin with its second operator
+    def stop(progress: RateProgress) -> None:
+        seen.append(progress.paths)
+        if progress.paths == 45:  # inside the third cell, the paths that begin with its second operator
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         _rate("adapter", mode, store=RatingStore(tmp_path, "a"), on_progress=stop)
     seen.clear()
-    resumed = _rate("adapter", mode, store=RatingStore(tmp_path, "a"), on_progress=lambda done, _: seen.append(done))
-    # Two cells, of 3 and 27 paths, and the third cell's first operator came from the store; then path after path.
-    assert seen == [1, 2, 3, 12, 21, 30, 39, *range(40, 67)]
+    store = RatingStore(tmp_path, "a")
+    resumed = _rate("adapter", mode, store=store, on_progress=lambda progress: seen.append(progress.paths))
+    # Two cells, of 3 and 27 paths, and the third cell's first operator came from the store.
+    assert seen == groups
     assert all(np.array_equal(expected.blocks[b], resumed.blocks[b]) for b in range(2))
+    # Finished, it computes nothing any more.
+    seen.clear()
+    again = _rate("adapter", mode, store=store, on_progress=lambda progress: seen.append(progress.paths))
+    assert seen == [66]
+    assert all(np.array_equal(expected.blocks[b], again.blocks[b]) for b in range(2))
 
 
-def test_a_store_of_another_identity_is_discarded(tmp_path: Path) -> None:
-    RatingStore(tmp_path, "a").save(0, 0, 2, np.zeros((3, 3, 4)))
-    assert RatingStore(tmp_path, "a").load(0, 0, 2, (3, 3, 4)) is not None
-    assert RatingStore(tmp_path, "a").load(0, 0, 1, (3, 3, 4)) is None
-    assert RatingStore(tmp_path, "b").load(0, 0, 2, (3, 3, 4)) is None
-
-
-@pytest.mark.parametrize("damage", ["empty", "truncated", "header", "zip", "shape", "dtype"])
-def test_a_damaged_store_is_named(tmp_path: Path, damage: str) -> None:
-    store, file = RatingStore(tmp_path, "a"), tmp_path / "block_1_cell_0_operator_2.npy"
-    store.save(1, 0, 2, np.zeros((9, 3, 4)))
-    whole = file.read_bytes()
-    if damage == "shape":
-        store.save(1, 0, 2, np.zeros((9, 2, 4)))
-    elif damage == "dtype":
-        store.save(1, 0, 2, np.zeros((9, 3, 4), np.float32))  # type: ignore[arg-type]
-    elif damage == "zip":
-        np.savez(tmp_path / "other.npz", x=np.zeros(1))
-        (tmp_path / "other.npz").replace(file)
-    else:
-        file.write_bytes({"empty": b"", "truncated": whole[:-1], "header": whole[:9] + b"?" + whole[10:]}[damage])
-    with pytest.raises(ValueError, match=r"block_1_cell_0_operator_2\.npy: damaged.*delete it"):
-        _rate("adapter", "trie", store=store)
+def test_progress_weighs_paths_by_their_arithmetic() -> None:
+    seen: list[RateProgress] = []
+    _rate("adapter", "trie", on_progress=seen.append)
+    assert seen[0] == RateProgress(0, 66, 0.0)
+    assert seen[-1] == RateProgress(66, 66, 1.0)
+    shares = [progress.share for progress in seen]
+    assert shares == sorted(shares)
+    # Against counting every distinct prefix of every cell's paths, squeeze-excite aside.
+    macs = []
+    for b, block in enumerate(SPACE.blocks):
+        for c in range(len(block.cells)):
+            paths = [tuple(path) for path in SPACE.paths(b, c)]
+            layers = SPACE.layers(b, c)
+            prefixes = {path[:length] for path in paths for length in range(1, len(layers) + 1)}
+            specs = [(layers[len(p) - 1], SPACE.mbconv(layers[len(p) - 1], int(p[-1]))) for p in prefixes]
+            macs.append(
+                sum(
+                    layer.in_size**2 * s.in_channels * s.mid_channels
+                    + layer.out_size**2 * s.mid_channels * (s.kernel**2 + s.out_channels)
+                    for layer, s in specs
+                )
+            )
+    at = {progress.paths: progress.share for progress in seen}
+    for cells, done in enumerate((3, 30, 57, 66), start=1):
+        assert at[done] == pytest.approx(sum(macs[:cells]) / sum(macs), rel=1e-12)
 
 
 def _tf32_switches() -> tuple[object, object]:
@@ -162,7 +170,7 @@ def test_float32_is_not_tf32_while_rating() -> None:
     assert seen in ({("ieee", "ieee")}, {(False, False)})
     assert _tf32_switches() == before
     with pytest.raises(ValueError, match="no batch of 8 images"):
-        rate(toy_supernet(), toy_teacher(), _calibration(), _Short())
+        rate(toy_supernet(), toy_teacher(), (_calibration(), _Short()))
     assert _tf32_switches() == before
 
 
@@ -172,21 +180,15 @@ def test_the_table_names_device_and_torch() -> None:
     assert metadata["torch"] == torch.__version__
 
 
-def test_calibration_brings_nothing_to_the_host() -> None:
-    """Meta tensors stand for a GPU's: they have no values that could be brought."""
-    layer = toy_supernet().block(1).cell(0).operator(0, 0).eval().to("meta")
-    with torch.no_grad():
-        after = calibrate(layer, [torch.empty(n, 6, 4, 4, device="meta") for n in (5, 3)])
-    assert [x.shape[0] for x in after] == [5, 3]
-
-
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="mode must be one of trie, per_path, got 'fast'"):
-        _rate("adapter", "fast")
+    with pytest.raises(ValueError, match="mode must be one of trie, per_path, official, got 'fast'"):
+        RateOptions("fast")
     with pytest.raises(ValueError, match="metric must be one of"):
-        _rate("adapter", "trie", metric="l7")
+        RateOptions(metric="l7")
+    with pytest.raises(ValueError, match="max_memory_bytes must be > 0, got 0"):
+        RateOptions(max_memory_bytes=0)
     with pytest.raises(ValueError, match="no batch of 8 images"):
-        rate(toy_supernet(), toy_teacher(), _calibration(), _Short())
+        rate(toy_supernet(), toy_teacher(), (_calibration(), _Short()))
 
 
 def _take_statistics(norm: torch.nn.BatchNorm2d, args: tuple[torch.Tensor]) -> None:
@@ -215,7 +217,7 @@ def test_a_constant_teacher_is_named() -> None:
         for p in teacher.parameters():
             p.zero_()
     with pytest.raises(ValueError, match="behind block 0 is constant"):
-        rate(toy_supernet(), teacher, _calibration(), _rated())
+        rate(toy_supernet(), teacher, _loaders())
 
 
 def test_a_diverged_supernet_is_named() -> None:
@@ -223,4 +225,4 @@ def test_a_diverged_supernet_is_named() -> None:
     with torch.no_grad():
         supernet.block(1).cell(1).operator(1, 2).conv_pwl.weight.fill_(float("inf"))
     with pytest.raises(ValueError, match=r"candidate 29 of block 1 has a rating that is not finite"):
-        rate(supernet, toy_teacher(), _calibration(), _rated())
+        rate(supernet, toy_teacher(), _loaders())

@@ -1,0 +1,63 @@
+"""Finished ratings on disk, so that an interrupted rating goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dna_fast._files import read_json, write_json, written_aside
+
+
+class RatingStore:
+    """Ratings by block, cell and first operator.
+
+    A file holds the paths of one cell that begin with the same operator: with n operators, an interruption costs at most an n-th
+    of a cell.
+
+    Args:
+        root: directory.
+        identity: what the ratings depend on; ratings of another identity are discarded.
+    """
+
+    def __init__(self, root: Path, identity: str) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        mark = root / "identity.json"
+        if not mark.exists() or read_json(mark) != identity:
+            for stale in root.glob("*.npy"):
+                stale.unlink()
+            write_json(mark, identity)
+
+    def load(self, block: int, cell: int, operator: int, shape: tuple[int, int, int]) -> NDArray[np.float64] | None:
+        """The ratings of a cell's paths that begin with `operator`, or None if they are not done.
+
+        Args:
+            shape: what they must have, [paths, batches, metrics].
+
+        Raises:
+            ValueError: a damaged file, or one of another shape.
+        """
+        path = self._path(block, cell, operator)
+        if not path.exists():
+            return None
+        try:
+            with open(path, "rb") as file:
+                ratings: NDArray[np.float64] = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error}); delete it, and its paths are rated again") from error
+        if ratings.shape != shape or ratings.dtype != np.float64:
+            raise ValueError(
+                f"{path}: damaged, expected float64 {shape}, got {ratings.dtype} {ratings.shape}; "
+                "delete it, and its paths are rated again"
+            )
+        return ratings
+
+    def save(self, block: int, cell: int, operator: int, ratings: NDArray[np.float64]) -> None:
+        """Keeps ratings [paths, batches, metrics] of a cell's paths that begin with `operator`."""
+        with written_aside(self._path(block, cell, operator)) as aside, open(aside, "wb") as file:
+            np.save(file, ratings, allow_pickle=False)
+
+    def _path(self, block: int, cell: int, operator: int) -> Path:
+        return self.root / f"block_{block}_cell_{cell}_operator_{operator}.npy"
