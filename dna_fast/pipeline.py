@@ -130,7 +130,7 @@ class Run:
 
         size = self.space.frame.resolution
         cuts = self.config.teacher.cuts or propose_cuts(model, len(sizes), (3, size, size), sizes)
-        trial = Teacher(model, cuts, input_size=(3, size, size))
+        trial = Teacher(model, cuts, input_size=(3, size, size), fused=False)
         trial.check_shapes(sizes)
         return trial.plan.names
 

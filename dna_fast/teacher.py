@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from dna_fast.teacher_cuts import (
     probe,
     propose_cuts,
 )
+
+if TYPE_CHECKING:
+    from dna_fast.teacher_fused import FusionReport
 
 __all__ = [
     "CutPlan",
@@ -76,6 +79,7 @@ class Teacher(nn.Module):
     Attributes:
         plan: the cuts, their shapes and macs.
         macs: multiply-accumulates of the whole model, head included, batch 1.
+        fusion: which layers run fused, and how exactly; None without `fused`.
         model, input_size, bn, data_config: as the arguments.
 
     Args:
@@ -86,6 +90,8 @@ class Teacher(nn.Module):
             and leaves the running statistics alone.
         data_config: mean, std, crop_pct, interpolation, input_size (of the weights, not of this teacher); None: from
             timm's pretrained configuration if the model has one.
+        fused: let ops.mbconv run the MBConv layers of a timm model where bn is "eval": the same features up to the
+            rounding of sums, from the same modules and weights (`dna_fast.teacher_fused.fuse` says when and how).
 
     Raises:
         ValueError: a cut that does not exist (the nearest names are given), is out of order, is not executed once, is
@@ -101,6 +107,7 @@ class Teacher(nn.Module):
         input_size: Sequence[int],
         bn: str = "eval",
         data_config: Mapping[str, Any] | None = None,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         if bn not in BN_MODES:
@@ -116,6 +123,11 @@ class Teacher(nn.Module):
         for block, name in enumerate(self.plan.names):
             model.get_submodule(name).register_forward_hook(_Tap(self._tape, block))
         self.train(False)
+        self.fusion: FusionReport | None = None
+        if fused and bn == "eval":
+            from dna_fast.teacher_fused import fuse
+
+            self.fusion = fuse(model, self.input_size)  # after the hooks: what has one inside stays as it is
 
     def train(self, mode: bool = True) -> Teacher:
         """Keeps the teacher in evaluation mode (bn="batch": all but its batch norms); `mode` is not used."""
