@@ -2,7 +2,7 @@
 # Needed beforehand: Python >= 3.10 with venv and its C headers, a C++20 compiler, make, and a package index.
 #
 # Variables: PYTHON=python3.12 makes the environment with that interpreter, VENV=path puts it elsewhere,
-# MAX_JOBS=n limits compiler processes, PYTEST_ARGS and BENCH_ARGS are passed on.
+# MAX_JOBS=n limits compiler processes, PYTEST_ARGS and BENCH_ARGS are passed on, BENCH_FILES chooses benchmarks.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,6 +15,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+BENCH_FILES ?= $(wildcard benchmarks/bench_*.py)
 
 ifneq ($(words $(VENV)),1)
 $(error VENV must be one path without spaces (the repository's own path may have some), got "$(VENV)")
@@ -106,9 +107,21 @@ test-all: override PYTEST_ARGS += --slow
 test-all: test  ## lint and the test suite with its slow tiers
 
 .PHONY: bench
-bench: setup  ## the benchmark suite
-	@compgen -G 'benchmarks/bench_*.py' >/dev/null || { echo "expected benchmarks/bench_*.py, got none: nothing to measure" >&2; exit 1; }
-	$(PY) -m pytest benchmarks/bench_*.py --benchmark-only $(BENCH_ARGS)
+bench: setup  ## the benchmark suite; BENCH_ARGS=--full for all cases (hours), --resume to go on after an interruption
+	@[ -n "$(BENCH_FILES)" ] || { echo "expected benchmarks/bench_*.py, got none: nothing to measure" >&2; exit 1; }
+	mkdir -p .benchmarks
+	$(PY) -m pytest $(BENCH_FILES) --benchmark-only --benchmark-columns=min,median,iqr,rounds \
+	    --benchmark-json=.benchmarks/last.json $(BENCH_ARGS)
+	echo "== .benchmarks/last.json holds the figures; make bench-save keeps them"
+
+.PHONY: bench-save
+bench-save: setup  ## keep the figures of the last make bench in benchmarks/results, and write docs/benchmarks.md
+	@$(PY) -m benchmarks.results .benchmarks/last.json
+	$(PY) -m benchmarks.page
+
+.PHONY: bench-page
+bench-page: setup  ## write docs/benchmarks.md from benchmarks/results
+	@$(PY) -m benchmarks.page
 
 .PHONY: lint
 lint: setup  ## ruff, clang-format and mypy, changing nothing

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.opponents import filtered, highs, numpy_front
+from benchmarks.baselines_search import filtered, highs, numpy_front
 from benchmarks.problems import Problem, sixteen_cells
 from dna_fast.search import pareto_front, solve
 
