@@ -60,12 +60,22 @@ TABLE: Mapping[str, Row] = {
     # Training and rating. Loaders are arguments: neither imports data.
     "supernet": row("space ops.* numpy torch"),
     "teacher_cuts": row("torch"),
-    "teacher": row("teacher_cuts ops.* torch", "safetensors timm"),
+    "teacher_fused": row("ops.* torch", "timm"),
+    "teacher": row("teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
     "optimizer_state": row("torch"),
     "checkpoint": row("_files optimizer_state safetensors torch numpy"),
     "parallel": row("torch"),
     "train": row("_loop checkpoint config ops.* parallel space supernet teacher numpy torch"),
-    "rate": row("_files _loop ops.* space supernet tables teacher numpy torch"),
+    "calibration": row("supernet torch"),
+    "rating_store": row("_files numpy"),
+    "rate_features": row("_loop tables teacher numpy torch"),
+    "rate_plan": row("torch"),
+    "rate_operators": row("calibration ops.* supernet torch"),
+    "rate_oracle": row("calibration rate_features supernet numpy torch"),
+    "rate_trie": row("calibration ops.* rate_features rate_operators rate_plan supernet tables numpy torch"),
+    "rate": row(
+        "_loop rate_features rate_oracle rate_plan rate_trie rating_store space supernet tables teacher numpy torch"
+    ),
     # After the search.
     "export": row("_files architecture ops.* space supernet teacher numpy safetensors timm torch"),
     "recipe": row("_loop torch", "scipy"),
@@ -99,7 +109,7 @@ TABLE: Mapping[str, Row] = {
     "ops.reference": row("torch"),
     # A run: every stage on first use, one subcommand one stage.
     "images": row("_files config data.* numpy", "data.* timm"),
-    "pipeline": row("_files config space numpy", f"{EVERY_STAGE} checkpoint images safetensors torch"),
+    "pipeline": row("_files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"),
     "query": row("_files architecture config cost search space tables numpy", "display pipeline"),
     "display": row("rich"),
     "stages": row("architecture config cost display pipeline query report numpy", EVERY_STAGE),
