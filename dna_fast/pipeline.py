@@ -385,12 +385,14 @@ class Run:
         return Recipe(**values, eval_epochs=config.epochs)
 
 
-def _machine(device: torch.device) -> tuple[str, str]:
+def _machine(device: torch.device) -> tuple[str, str, str]:
     """What arithmetic depends on to the last bit: ratings made on two machines must not be mixed in one table."""
     import torch
 
+    from dna_fast.ops._library import isa
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return name, str(torch.__version__)
+    return name, isa(), str(torch.__version__)
 
 
 def _digest(data: Any) -> str:
