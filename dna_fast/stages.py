@@ -52,6 +52,8 @@ def prepare_teacher(run: Run, display: Display) -> Teacher:
     judged = "" if accuracy is None else f", {accuracy} top-1 [95 % interval] on the evaluation images"
     display.say(f"Teacher of {teacher.macs / 1e6:,.1f} M macs ({run.teacher_source}){judged}. Its blocks:")
     display.say(teacher.plan.table())
+    if teacher.fusion is not None and teacher.fusion.layers:
+        display.say(teacher.fusion.summary())
     return teacher
 
 

@@ -63,6 +63,11 @@ class FusionReport:
         """Names of the others, and why."""
         return {layer.name: layer.reason for layer in self.layers if layer.reason}
 
+    def summary(self) -> str:
+        """How many layers run fused, and which do not, why."""
+        kept = "".join(f"\n  {name} stays: {reason}" for name, reason in self.kept.items())
+        return f"{len(self.fused)} of {len(self.layers)} MBConv layers run fused on the CPU{kept}"
+
     def table(self) -> str:
         """One line per layer: its shape and its error beside the error that it had before, or why it was left alone."""
         rows: list[tuple[str, ...]] = [("layer", "kernel", "channels", "error", "before", "")]

@@ -153,3 +153,12 @@ def test_report_reads_well() -> None:
     assert lines[1].endswith("fused")
     assert lines[3].split(maxsplit=1) == ["blocks.1.1", "kept: bn2 is followed by ReLU, not SiLU"]
     assert len(lines) == 1 + len(LAYERS)
+
+
+def test_summary_counts_and_names_what_stays() -> None:
+    model = with_statistics(small_net())
+    layer = model.get_submodule(LAYERS[1])
+    layer.drop_path = nn.Dropout()
+    lines = fuse(model, SIZE).summary().splitlines()
+    assert lines[0] == f"{len(LAYERS) - 1} of {len(LAYERS)} MBConv layers run fused on the CPU"
+    assert lines[1:] == [f"  {LAYERS[1]} stays: drop_path is Dropout"]
