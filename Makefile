@@ -50,11 +50,14 @@ if not os.path.isfile(header):
 endef
 export CHECK_PYTHON
 
-# One list of build requirements, pyproject.toml's. pip carries a TOML reader for Python 3.10, which has none.
+# One list of build requirements, pyproject.toml's, and torch, which the torch ops are built against. pip carries a TOML reader
+# for Python 3.10, which has none.
 define BUILD_REQUIRES
-import importlib, sys
+import importlib, re, sys
 toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "pip._vendor.tomli")
-print(*toml.loads(open("pyproject.toml", encoding="utf-8").read())["build-system"]["requires"], sep="\n")
+project = toml.loads(open("pyproject.toml", encoding="utf-8").read())
+torch = [r for r in project["project"]["optional-dependencies"]["torch"] if re.match(r"torch\b", r)]
+print(*project["build-system"]["requires"], *torch, sep="\n")
 endef
 export BUILD_REQUIRES
 
@@ -75,7 +78,7 @@ $(VENV)/.created:
 	touch $@
 
 $(VENV)/.build-requires: $(VENV)/.created pyproject.toml
-	@echo "== $(VENV): installing build requirements"
+	@echo "== $(VENV): installing build requirements and torch (a minute or two the first time)"
 	$(PY) -c "$$BUILD_REQUIRES" >$@.tmp
 	$(PIP) install --quiet --requirement $@.tmp
 	mv $@.tmp $@
