@@ -157,17 +157,19 @@ def test_leaving_early_frees_the_pipeline_and_keeps_the_loader_usable(index: Ima
 
 def test_a_discarded_loader_leaves_no_threads(index: ImageIndex) -> None:
     gc.collect()
-    before = threading.active_count()
+    before = set(threading.enumerate())  # some may be ending: earlier tests' loaders
+    started: set[threading.Thread] = set()
     for _ in range(3):
         short_lived = loader(index, TRAIN)
         next(iter(short_lived.epoch(0)))
-        assert threading.active_count() > before
+        new = set(threading.enumerate()) - before - started
+        assert new
+        started |= new
         del short_lived
     gc.collect()
-    for thread in threading.enumerate():
-        if thread.name.startswith("dna_fast.data"):
-            thread.join(timeout=5)
-    assert threading.active_count() <= before
+    for thread in started:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_torch_threads_elsewhere_keep_their_number(index: ImageIndex) -> None:
