@@ -20,7 +20,10 @@
 
 namespace {
 
-constexpr int kChains = 12;  // more than latency (4 cycles) x units (2), fewer than the 16 registers of AVX2
+// Variables of their own, because an array would live in memory. More than latency (4 cycles) x units (2), fewer than
+// the 16 registers of AVX2.
+#define EACH_CHAIN(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+constexpr int kChains = 12;
 constexpr std::int64_t kRepeats = 4'000'000;
 constexpr int kTrials = 7;  // the best of them: whatever else the machine does can only slow one down
 
@@ -56,36 +59,38 @@ void keep(T& value) {
 }
 
 void run_fp32() {
-    Vector sums[kChains];
-    for (Vector& sum : sums) sum = broadcast(0.0F);
+#define START(i) Vector sum##i = broadcast(0.0F);
+    EACH_CHAIN(START)
+#undef START
     Vector a = broadcast(0.5F);
     Vector b = broadcast(0.25F);
     keep(a);
     keep(b);
     for (std::int64_t i = 0; i < kRepeats; ++i) {
-#pragma GCC unroll 12
-        for (int chain = 0; chain < kChains; ++chain) {
-            sums[chain] = fma(a, b, sums[chain]);
-            keep(sums[chain]);
-        }
+#define STEP(i)                 \
+    sum##i = fma(a, b, sum##i); \
+    keep(sum##i);
+        EACH_CHAIN(STEP)
+#undef STEP
     }
 }
 
 #if defined(__AVX512BF16__)
 constexpr int kBf16Flops = 64;  // 16 lanes x 2 products x (multiply, add)
 void run_bf16() {
-    __m512 sums[kChains];
-    for (__m512& sum : sums) sum = _mm512_setzero_ps();
+#define START(i) __m512 sum##i = _mm512_setzero_ps();
+    EACH_CHAIN(START)
+#undef START
     __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5F), _mm512_set1_ps(0.5F));
     __m512bh b = a;
     keep(a);
     keep(b);
     for (std::int64_t i = 0; i < kRepeats; ++i) {
-#pragma GCC unroll 12
-        for (int chain = 0; chain < kChains; ++chain) {
-            sums[chain] = _mm512_dpbf16_ps(sums[chain], a, b);
-            keep(sums[chain]);
-        }
+#define STEP(i)                              \
+    sum##i = _mm512_dpbf16_ps(sum##i, a, b); \
+    keep(sum##i);
+        EACH_CHAIN(STEP)
+#undef STEP
     }
 }
 #else
