@@ -285,10 +285,15 @@ SOLVER = {
         "bindings": "beam exact front limit problem solution solve",
     }.items()
 }
-COMMON = {"cpu_target": "", "cuda_utils": "", "layout": "", "low_precision": "cpu_target"}  # alike
+COMMON = {"cpu_target": "", "cuda_launch": "", "cuda_utils": "", "cuda_warp": "cuda_utils", "layout": ""}  # alike
+COMMON |= {"low_precision": "cpu_target"}
 FRAMEWORKS = ("torch/", "ATen/", "c10/", "pybind11/", "Python.h")
 CUDA = ("cuda", "cub/", "thrust/", "cutlass/")
-COMMON_MAY = {"layout": FRAMEWORKS, "cuda_utils": CUDA}  # what else a part of common may know
+COMMON_MAY = {
+    "layout": FRAMEWORKS,
+    "cuda_launch": FRAMEWORKS + CUDA,
+    "cuda_utils": CUDA,
+}  # what else a part of common may know
 CLOCK = ("chrono", "ctime", "time.h", "sys/time.h")
 
 
@@ -323,7 +328,7 @@ def include_violations(source: str, path: str) -> list[str]:
         torch_free = not name.endswith(("_torch.cpp", "_torch.h")) and path != "ops/library.cpp"
         for header in includes(source):
             other_op = re.match(r"(?:ops/|\.\./)(\w+)/", header)
-            knows_torch = header.startswith(FRAMEWORKS) or header == "common/layout.h"
+            knows_torch = header.startswith(FRAMEWORKS) or header in ("common/layout.h", "common/cuda_launch.h")
             if (torch_free and knows_torch) or (other_op and other_op[1] not in (folder.name, "common")):
                 found.append(f"csrc/{path} must not include {header}")
     return found

@@ -1,13 +1,15 @@
-// What device code needs besides the language: storage types, 16-byte accesses, launches that report their error.
+// What a thread of device code needs besides the language: storage types, 16-byte accesses and copies, approximations;
+// and launches that report their error. What a warp does together: cuda_warp.cuh.
 //
-// The kernels use no other CUDA than this header and threadIdx, blockIdx, __syncthreads and __shared__: so
-// tests/native/cuda_on_host/ can take its place and run the same kernels on a CPU, under sanitizers.
+// The kernels use no other CUDA than these two headers, threadIdx.x, blockDim.x, blockIdx, gridDim, __syncthreads and
+// __shared__: so tests/cuda_on_host/ can take their place and run the same kernels on a CPU, under sanitizers.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -58,16 +60,99 @@ __device__ void store(const T (&from)[kCount], T* to) {
     }
 }
 
-// Starts a kernel on a one-dimensional grid. Unlike <<<>>> and cudaGetLastError(), the error returned is of this launch
-// and of no earlier one; and it is taken back, so that nobody else mistakes it for theirs.
+// The block's dynamic shared memory, of the size that the launch gave.
+__device__ inline unsigned char* dynamic_shared() {
+    extern __shared__ __align__(128) unsigned char memory[];
+    return memory;
+}
+
+__device__ inline std::uint32_t shared_address(const void* pointer) {
+    return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Copies 16 bytes from global to shared memory, past the registers, while the thread goes on; zeros where !there, and
+// then `global` is not read. Both addresses must be aligned to 16 bytes. What the copy brings can be read by this
+// thread after the copy_async_wait for its group, by other threads after a barrier that follows it.
+__device__ inline void copy_async_16(void* shared, const void* global, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(there ? 16 : 0)
+                 : "memory");
+}
+
+// Ends a group: the copies that this thread has started since its last group, possibly none.
+__device__ inline void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for all groups of this thread but the last kLeft.
+template <int kLeft>
+__device__ void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+}
+
+// The bits of a float32.
+__device__ inline float as_float(std::uint32_t word) { return __uint_as_float(word); }
+__device__ inline std::uint32_t as_word(float value) { return __float_as_uint(value); }
+
+// 2^x and 1 / x within 2^-22 and 2^-23 of the exact value, relatively; subnormal numbers count as zero.
+__device__ inline float exp2_approximate(float x) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+__device__ inline float reciprocal_approximate(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
+// Two values, each rounded to nearest even, in one word: `low` in its lower half.
+__device__ inline std::uint32_t pack(float low, float high, BFloat16) {
+    std::uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+__device__ inline std::uint32_t pack(float low, float high, Float16) {
+    std::uint32_t word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+__device__ inline float unpack_low(std::uint32_t word, BFloat16) { return __uint_as_float(word << 16); }
+__device__ inline float unpack_high(std::uint32_t word, BFloat16) { return __uint_as_float(word & 0xffff0000u); }
+__device__ inline float unpack_low(std::uint32_t word, Float16) {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(word)));
+}
+__device__ inline float unpack_high(std::uint32_t word, Float16) {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
+}
+
+struct Grid {
+    unsigned x, y, z;  // blocks; y and z at most 65535
+};
+
+// Starts a kernel. Unlike <<<>>> and cudaGetLastError(), the error returned is of this launch and of no earlier one;
+// and it is taken back, so that nobody else mistakes it for theirs.
+template <class... P>
+cudaError_t launch(void (*kernel)(P...), Grid grid, unsigned threads, std::size_t shared_bytes, cudaStream_t stream,
+                   std::type_identity_t<P>... arguments) {
+    const void* const function = reinterpret_cast<const void*>(kernel);
+    constexpr std::size_t kGranted = 48 << 10;  // more dynamic shared memory than this must be asked for
+    cudaError_t error = cudaSuccess;
+    if (shared_bytes > kGranted) {
+        error =
+            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    }
+    void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+    if (error == cudaSuccess) {
+        error = cudaLaunchKernel(function, dim3(grid.x, grid.y, grid.z), dim3(threads), pointers, shared_bytes, stream);
+    }
+    if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
+    return error;
+}
+
+// The same on a one-dimensional grid, without dynamic shared memory.
 template <class... P>
 cudaError_t launch(void (*kernel)(P...), unsigned blocks, unsigned threads, cudaStream_t stream,
                    std::type_identity_t<P>... arguments) {
-    void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
-    const cudaError_t error =
-        cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(threads), pointers, 0, stream);
-    if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
-    return error;
+    return launch(kernel, Grid{blocks, 1, 1}, threads, 0, stream, arguments...);
 }
 
 }  // namespace dna_fast::cuda

@@ -9,9 +9,11 @@ A prefix is one way through the layers before this one. Weights are shared by th
 folded batch norms, belong to one prefix each. Images are prefix-major: all N of prefix 0 first. With one prefix this is
 the layer of a network as usual.
 
-x is float32 or bfloat16 and channels-last. Sums are float32. With bfloat16, convolution weights and activated tensors are
-rounded to it as well; scales, shifts, squeeze-excite weights, means and gates are float32. The bits do not depend on the
-number of threads or the other images of a batch; they do depend on the instruction set. There is no gradient.
+x is float32 or bfloat16, on a GPU also float16, and channels-last. Sums are float32. With the 2-byte types, convolution
+weights and activated tensors are rounded to them as well; scales, shifts, squeeze-excite weights, means and gates are
+float32. On the CPU the bits do not depend on the number of threads or the other images of a batch; they do depend on the
+instruction set. On a GPU they are the same in every run of the same call, but a batch of another size may be cut otherwise
+and be added in another order. There is no gradient.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from dna_fast.ops import _library  # noqa: F401  (registers the operators that e
 KERNELS = (3, 5, 7)
 STRIDES = (1, 2)
 PADDINGS = ("symmetric", "same")
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
 
 
 # ---- problem and weights --------------------------------------------------------------------------------------------
@@ -125,16 +127,21 @@ class MBConvWeights:
             conv_pwl: [K, M, 1, 1].
             se: conv_reduce.weight [S, M, 1, 1], conv_reduce.bias [S], conv_expand.weight [M, S, 1, 1],
                 conv_expand.bias [M]; empty without squeeze-excite.
-            dtype: float32 or bfloat16.
+            dtype: of x: float32, bfloat16, on a GPU also float16.
 
-        All weights may have any float dtype and device; they are read as float32 on the CPU.
+        All weights may have any float dtype and are read as float32. They are packed for the device that conv_dw is on, the
+        CPU or a GPU, and cannot be used on the other.
 
         Raises:
-            ValueError: a weight of another shape, one too many or too few.
+            ValueError: a weight of another shape, one too many or too few, another device.
             TypeError: another dtype.
         """
-        if dtype not in DTYPES:
-            raise TypeError(f"MBConvWeights: dtype must be float32 or bfloat16, got {dtype}; choose one of them")
+        device = conv_dw.device
+        if device.type not in DTYPES:
+            raise ValueError(f"MBConvWeights: conv_dw must be on the CPU or a GPU, got {device}; move it with .cpu()")
+        if dtype not in DTYPES[device.type]:
+            names = " or ".join(str(d).removeprefix("torch.") for d in DTYPES[device.type])
+            raise TypeError(f"MBConvWeights: dtype must be {names}, got {dtype}; choose one of them")
         mid, squeezed = shape.mid_channels, shape.se_channels
         expected: dict[str, tuple[int, ...] | None] = {
             "conv_pw": (mid, shape.in_channels, 1, 1) if shape.has_expansion else None,
@@ -153,7 +160,7 @@ class MBConvWeights:
             got = None if tensor is None else tuple(tensor.shape)
             if got != wanted:
                 raise ValueError(f"MBConvWeights: {name} must have shape {wanted}, got {got}; see {shape}")
-        pw, dw, pwl, *rest = (None if t is None else t.detach().to("cpu", torch.float32) for t in given)
+        pw, dw, pwl, *rest = (None if t is None else t.detach().to(device, torch.float32) for t in given)
         return cls(shape, torch.ops.dna_fast.mbconv_pack(pw, dw, pwl, rest, dtype), dtype)
 
     @classmethod
@@ -164,7 +171,7 @@ class MBConvWeights:
             shape: the layer; padding and residual are not read from the module.
             module: conv_pw, conv_dw, conv_pwl; without expansion conv_dw, conv_pw. With squeeze-excite also
                 se.conv_reduce and se.conv_expand.
-            dtype: float32 or bfloat16.
+            dtype: as `pack`.
 
         Raises:
             ValueError: weights of another shape.
@@ -218,7 +225,7 @@ def mbconv(x: Tensor, weights: MBConvWeights, norms: Sequence[Affine]) -> Tensor
     """The layer's output.
 
     Args:
-        x: [P * N, C, H, W], float32 or bfloat16, channels-last.
+        x: [P * N, C, H, W], the dtype and device that `weights` were packed for, channels-last.
         weights: packed for x's dtype.
         norms: (bn1, bn2, bn3), without expansion (bn2, bn3); P rows each.
 

@@ -5,6 +5,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "common/cuda_launch.h"
 #include "feature_mse_cuda.h"
 #include "feature_mse_torch.h"
 
@@ -35,13 +36,7 @@ LossAndGradient on_cuda(const at::Tensor& student, const at::Tensor& teacher, bo
     // Copies made and `sums` may be freed at return: torch's allocator gives memory to later work on this stream only.
     const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(student.device().index());
     const CudaOutput output{sums.mutable_data_ptr<double>(), loss.mutable_data_ptr()};
-    const cudaError_t error = launch_for_student(operands.params, output, stream);
-    TORCH_CHECK(error != cudaErrorNoKernelImageForDevice && error != cudaErrorUnsupportedPtxVersion,
-                "feature_mse: expected a GPU or driver that this build has code for (", DNA_FAST_CUDA_BUILT_FOR,
-                "), got \"", cudaGetErrorString(error), "\" on ", student.device(),
-                "; build again with DNA_FAST_CUDA_ARCHS set to its compute capability, e.g. 89");
-    TORCH_CHECK(error == cudaSuccess, "feature_mse: expected the kernel to start on ", student.device(), ", got \"",
-                cudaGetErrorString(error), "\"; an earlier kernel may have failed, see CUDA_LAUNCH_BLOCKING=1");
+    cuda::check_launch("feature_mse", launch_for_student(operands.params, output, stream), student.device());
     return {loss, operands.gradient};
 }
 

@@ -14,7 +14,7 @@
 
 namespace dna_fast::mbconv {
 
-enum class Dtype { float32, bfloat16 };
+enum class Dtype { float32, bfloat16, float16 };  // float16 on GPUs only
 // What is made of y: written; compared with a target, three sums an image; the same behind a 1x1 adapter (K -> T); or
 // written as it is before batch norm 3, for calibration.
 enum class Ending { write, reduce, adapt_and_reduce, write_raw };

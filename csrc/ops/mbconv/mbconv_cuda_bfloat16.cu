@@ -1,0 +1,3 @@
+#include "cuda_kernels.cuh"
+
+template struct dna_fast::mbconv::CudaKernels<dna_fast::mbconv::Dtype::bfloat16>;
