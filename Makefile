@@ -2,7 +2,8 @@
 # Needed beforehand: Python >= 3.10 with venv and its C headers, a C++20 compiler, make, and a package index.
 #
 # Variables: PYTHON=python3.12 makes the environment with that interpreter, VENV=path puts it elsewhere,
-# MAX_JOBS=n limits compiler processes, PYTEST_ARGS and BENCH_ARGS are passed on, BENCH_FILES chooses benchmarks.
+# MAX_JOBS=n limits compiler processes, PYTEST_ARGS and BENCH_ARGS are passed on, BENCH_FILES chooses benchmarks, OUT is
+# gpu-check's folder.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,6 +16,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+OUT ?=
 BENCH_FILES ?= $(wildcard benchmarks/bench_*.py)
 
 ifneq ($(words $(VENV)),1)
@@ -126,6 +128,11 @@ bench-save: setup  ## keep the figures of the last make bench in benchmarks/resu
 bench-page: setup  ## write docs/benchmarks.md from benchmarks/results
 	@$(PY) -m benchmarks.page
 
+.PHONY: gpu-check
+gpu-check:  ## on a machine with a GPU: build, test and measure the CUDA kernels into OUT=folder, with PYTHON as it is
+	@[ -n "$(OUT)" ] || { echo "expected a folder for the results, got none; run: make gpu-check OUT=folder" >&2; exit 1; }
+	$(PYTHON) -m benchmarks.gpu_check "$(OUT)"
+
 .PHONY: lint
 lint: setup  ## ruff, clang-format and mypy, changing nothing
 	@$(PY) -m ruff check --quiet .
@@ -145,4 +152,4 @@ clean:  ## remove what was built and cached, and .venv; runs/ and an environment
 	@$(if $(filter .venv,$(VENV)),rm -rf .venv,rm -f $(VENV)/.created $(VENV)/.build-requires $(VENV)/.installed)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find dna_fast csrc tests benchmarks configs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
-	rm -f dna_fast/*.so
+	rm -f dna_fast/*.so dna_fast/_C.ptxas.json
