@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -222,25 +221,37 @@ inline const char* name_of(Dtype dtype) {
     return dtype == Dtype::float32 ? "float32" : dtype == Dtype::bfloat16 ? "bfloat16" : "float16";
 }
 
-// Sums of d, |d| and d^2 of one image against the target, directly or behind the adapter.
-inline std::array<double, 3> expected_sums(const Layer& layer, const Expected& expected, std::int64_t image,
-                                           std::int64_t channels, bool adapts) {
+// Sums of d, |d| and d^2 of one image against the target, directly or behind the adapter; and what a relative error of
+// the outputs has to be multiplied by for errors of the sums, as d may be small where outputs are not.
+struct ExpectedSums {
+    double sums[3], scales[3];
+};
+inline ExpectedSums expected_sums(const Layer& layer, const Expected& expected, std::int64_t image,
+                                  std::int64_t channels, bool adapts) {
     const Shape& s = layer.shape;
     const std::int64_t in_prefix = image % (layer.images / layer.prefixes), pixels = s.out_pixels();
-    std::array<double, 3> sums{};
+    ExpectedSums result{};
+    const double size = largest(expected.y);
     for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
         const double* y = expected.y.data() + pixel * s.out_channels;
         for (std::int64_t t = 0; t < channels; ++t) {
             double value = adapts ? static_cast<double>(layer.adapter_bias[t]) : y[t];
-            for (std::int64_t k = 0; adapts && k < s.out_channels; ++k)
-                value += y[k] * static_cast<double>(layer.adapter[t * s.out_channels + k]);
+            double terms = adapts ? std::abs(value) : size;
+            for (std::int64_t k = 0; adapts && k < s.out_channels; ++k) {
+                const double weight = static_cast<double>(layer.adapter[t * s.out_channels + k]);
+                value += y[k] * weight;
+                terms += size * std::abs(weight);
+            }
             const double d = value - layer.target.values[(in_prefix * pixels + pixel) * channels + t];
-            sums[0] += d;
-            sums[1] += std::abs(d);
-            sums[2] += d * d;
+            const double of_sums[3] = {d, std::abs(d), d * d},
+                         of_scales[3] = {terms, terms, (2 * std::abs(d) + terms) * terms};
+            for (int i = 0; i < 3; ++i) {
+                result.sums[i] += of_sums[i];
+                result.scales[i] += of_scales[i];
+            }
         }
     }
-    return sums;
+    return result;
 }
 
 // Rows of batch norm 2 alone, [prefixes][2 M], as calibration's second half has it.
