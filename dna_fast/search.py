@@ -1,48 +1,48 @@
 """Exact search: one candidate per block, least total loss within budgets, with a proof.
 
 The problem is a multiple-choice knapsack on a chain. The total loss is the float64 sum in block order; costs are exact
-integers; equal losses are decided by the lexicographically smallest choice. This module checks types and shapes and
-hands the arrays to the compiled solver, which reads them in place.
+integers; equal losses are decided by the lexicographically smallest choice. `search_arrays` checks types and shapes;
+the compiled solver reads the arrays in place.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-import numbers
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-INT64_MAX = int(np.iinfo(np.int64).max)
+from dna_fast.search_arrays import BoundedCost, Budget, CostSpec, Problem, read_errors, read_problem, with_budgets
+
+__all__ = ["Alternative", "Budget", "CostSpec", "Front", "Method", "Solution", "Status", "pareto_front", "solve"]
 
 Status = Literal["optimal", "feasible", "infeasible", "limit"]
-Budget = int | tuple[int | None, int | None]
+Method = Literal["auto", "front", "branch_and_bound", "beam"]
 
-
-@dataclass(frozen=True)
-class CostSpec:
-    """One cost of all candidates: an integer array per block, ``[n_b]`` or ``[labels_in, n_b]``, and how they combine.
-
-    ``reduce="sum"`` adds over blocks (macs, params, latency); ``"max"`` takes the largest (peak memory).
-    """
-
-    arrays: Sequence[ArrayLike]
-    reduce: Literal["sum", "max"] = "sum"
+TWO_SIDED_95 = 1.96  # standard errors; beyond them a difference is no accident in 95 of 100 cases
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One choice: candidate index per block, its total loss and its total costs."""
+    """One choice: candidate index per block, its total loss and its total costs.
+
+    ``tied``: its loss equals the best one's. With ratings' standard errors, ``difference_error`` is that of the
+    difference between its loss and the best one's (candidates they share cancel; the others are taken for independent,
+    which overstates it where they were rated on the same images), and ``indistinguishable`` says whether the difference
+    is within 1.96 of them; None where an error is not known.
+    """
 
     loss: float
     costs: dict[str, int]
     choice: tuple[int, ...]
+    tied: bool = False
+    difference_error: float | None = None
+    indistinguishable: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,12 @@ def solve(
     *,
     labels: Sequence[ArrayLike] | None = None,
     top_k: int = 1,
-    method: Literal["auto", "front", "branch_and_bound"] = "auto",
+    min_differences: int = 1,
+    standard_errors: Sequence[ArrayLike] | None = None,
+    method: Method = "auto",
     time_limit_s: float | None = None,
     max_states: int = 8_000_000,
+    beam_width: int = 4096,
 ) -> Solution:
     """Finds the ``top_k`` choices of least total loss within the budgets, and proves it.
 
@@ -107,18 +110,28 @@ def solve(
         labels: One integer array ``[n_b]`` per block: what each candidate shows to the next block (e.g. its width).
             Needed where an array has two dimensions.
         top_k: How many best choices to return, ordered by loss, then lexicographically.
+        min_differences: In at least how many blocks every two of them differ. They are chosen one after another, each
+            the best (by loss, then lexicographically) of those that differ enough from all before it, so the first is
+            the optimum. Beyond 1, each further choice is a search of its own with one more budget end per choice
+            before it: meant for a handful, not for hundreds.
+        standard_errors: Those of ``losses``, in the same shapes, nan where not known: tells which alternatives cannot
+            be told from the best (see ``Alternative``).
         method: ``front`` merges complete fronts; ``branch_and_bound`` prunes them with priced bounds, and finds good
-            choices early; ``auto`` takes ``front`` only where no budget can bind. Both are exact.
-        time_limit_s: Seconds after which the best choice so far is returned with what is proven about it. Sorting some
-            million partial choices is not interrupted, so the answer may come a little later.
+            choices early; both are exact. ``beam`` makes the same passes up to ``beam_width``, whatever they leave
+            open: for spaces where exactness is out of reach. ``auto`` takes ``front`` where no budget can bind, and
+            otherwise ``branch_and_bound``, which becomes a beam where ``max_states`` stops it.
+        time_limit_s: Seconds after which the best choice so far is returned with what is proven about it.
         max_states: Most partial choices held at once, over all blocks; each takes 16 bytes and 8 more per budget end,
             and up to four times a block's share is held while that block is merged.
+        beam_width: Most partial choices that a beam keeps after one block, rounded down to a power of four. Without a
+            limit, a larger width never gives a larger loss or a smaller bound.
 
     Returns:
-        A ``Solution``; a limit is an answer, not an error. ``stats``: ``candidates`` and ``after_dominance`` per block,
+        A ``Solution``; a limit is an answer, not an error. ``stats``: ``candidates`` per block, ``after_bounds`` (those
+        that a choice as good as the best one may hold) and ``after_dominance`` (those of them that no other replaces),
         ``nodes`` (partial choices made), ``peak_front`` (most kept after one block), ``passes``, ``iterations``,
-        ``method``, ``reason``, ``time_s``, ``ties`` ("resolved", or "unresolved" when the losses are proven but a limit
-        came before the lexicographically first choices were), ``smallest_feasible`` ("complete" or "limit").
+        ``method``, ``reason``, ``time_s``, ``ties`` ("resolved", or "unresolved" when the losses are not proven, or a
+        limit came before the lexicographically first choices were), ``smallest_feasible`` ("complete" or "limit").
 
     Raises:
         ValueError: A shape, a value, a label or a name does not fit; the message names block and candidate.
@@ -126,33 +139,17 @@ def solve(
         RuntimeError: The compiled solver is missing.
     """
     started = time.perf_counter()
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}; 1 asks for the optimum alone")
-    if max_states < 1:
-        raise ValueError(f"max_states must be at least 1, got {max_states}")
-    if time_limit_s is not None and not time_limit_s >= 0:
-        raise ValueError(f"time_limit_s must be a number of seconds >= 0 or None, got {time_limit_s}")
-    problem = _read_problem(losses, costs, labels)
-    bounded = _with_budgets(problem.costs, budgets)
-    raw = _compiled().solve(problem.losses, bounded, problem.labels, top_k, method, time_limit_s, max_states)
-
-    names = list(costs)
-    best = [
-        Alternative(found["loss"], dict(zip(names, found["costs"], strict=True)), tuple(found["choice"]))
-        for found in raw["best"]
-    ]
-    first = best[0] if best else None
-    return Solution(
-        status=raw["status"],
-        loss=first.loss if first else None,
-        costs=first.costs if first else None,
-        choice=first.choice if first else None,
-        bound=raw["bound"],
-        gap=raw["gap"],
-        stats=raw["stats"] | {"time_s": time.perf_counter() - started},
-        alternatives=tuple(best[1:]),
-        smallest_feasible=raw["smallest_feasible"],
-    )
+    _check_options(top_k, max_states, beam_width, time_limit_s)
+    problem = read_problem(losses, costs, labels)
+    if not 1 <= min_differences <= len(problem.losses):
+        raise ValueError(
+            f"min_differences must be 1 to {len(problem.losses)}, the number of blocks, got {min_differences}"
+        )
+    errors = None if standard_errors is None else read_errors(standard_errors, problem)
+    search = _Search(problem, with_budgets(problem.costs, budgets), method, time_limit_s, max_states, beam_width)
+    raw = search.run(top_k) if min_differences == 1 else search.run_apart(top_k, min_differences)
+    solution = _solution(raw, list(costs), time.perf_counter() - started)
+    return solution if errors is None else _with_errors(solution, problem, errors)
 
 
 def pareto_front(
@@ -183,9 +180,19 @@ def pareto_front(
     """
     if max_points < 1:
         raise ValueError(f"max_points must be at least 1, got {max_points}")
-    problem = _read_problem(losses, costs, labels)
-    raw = _compiled().pareto_front(problem.losses, _with_budgets(problem.costs, {}), problem.labels, max_points)
+    problem = read_problem(losses, costs, labels)
+    raw = _compiled().pareto_front(problem.losses, with_budgets(problem.costs, {}), problem.labels, max_points)
     return Front(raw["loss"], dict(zip(costs, raw["costs"], strict=True)), raw["choice"])
+
+
+def _check_options(top_k: int, max_states: int, beam_width: int, time_limit_s: float | None) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}; 1 asks for the optimum alone")
+    for name, value in (("max_states", max_states), ("beam_width", beam_width)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if time_limit_s is not None and not time_limit_s >= 0:
+        raise ValueError(f"time_limit_s must be a number of seconds >= 0 or None, got {time_limit_s}")
 
 
 def _compiled() -> ModuleType:
@@ -201,130 +208,101 @@ def _compiled() -> ModuleType:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """Checked arrays in the layout of the compiled solver."""
+class _Search:
+    """One question to the compiled solver."""
 
-    losses: list[NDArray[np.float64]]
-    costs: dict[str, tuple[str, list[NDArray[np.int64]]]]  # name -> (reduce, arrays)
-    labels: list[NDArray[np.int64] | None]  # codes 0, 1, ... in the order of the labels
+    problem: Problem
+    costs: list[BoundedCost]
+    method: str
+    time_limit_s: float | None
+    max_states: int
+    beam_width: int
 
-
-def _read_problem(
-    losses: Sequence[ArrayLike],
-    costs: Mapping[str, Sequence[ArrayLike] | CostSpec],
-    labels: Sequence[ArrayLike] | None,
-) -> _Problem:
-    blocks = len(losses)
-    if blocks == 0:
-        raise ValueError("losses must hold at least one block, got none; give one array per block")
-    loss_arrays = [_losses_of_block(array, block) for block, array in enumerate(losses)]
-    sizes = [array.shape[-1] for array in loss_arrays]
-    codes, counts = _label_codes(labels, sizes)
-    for block, array in enumerate(loss_arrays):
-        _check_shape(array, f"losses[{block}]", block, sizes[block], counts)
-
-    cost_arrays: dict[str, tuple[str, list[NDArray[np.int64]]]] = {}
-    for name, spec in costs.items():
-        arrays, reduce = (spec.arrays, spec.reduce) if isinstance(spec, CostSpec) else (spec, "sum")
-        if reduce not in ("sum", "max"):
-            raise ValueError(f"cost {name!r}: reduce must be 'sum' or 'max', got {reduce!r}")
-        if len(arrays) != blocks:
-            raise ValueError(f"cost {name!r} must hold one array per block ({blocks} as in losses), got {len(arrays)}")
-        checked = []
-        for block, values in enumerate(arrays):
-            what = f"cost {name!r}[{block}]"
-            checked.append(_integers(values, what, "round it to whole units, e.g. microseconds or bytes"))
-            _check_shape(checked[-1], what, block, sizes[block], counts)
-        cost_arrays[name] = (reduce, checked)
-    return _Problem(loss_arrays, cost_arrays, codes)
-
-
-def _losses_of_block(array: ArrayLike, block: int) -> NDArray[np.float64]:
-    values = np.asarray(array)
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"losses[{block}] must be real numbers, got dtype {values.dtype}")
-    if values.ndim not in (1, 2):
-        raise ValueError(f"losses[{block}] must be [n] or [labels_in, n], got shape {values.shape}")
-    if values.shape[-1] == 0:
-        raise ValueError(f"losses[{block}] has no candidates, got shape {values.shape}; every block needs at least one")
-    return np.ascontiguousarray(values, dtype=np.float64)
-
-
-def _integers(array: ArrayLike, what: str, advice: str) -> NDArray[np.int64]:
-    values = np.asarray(array)
-    if values.dtype.kind not in "iu":
-        if values.size == 0:  # an empty list has no dtype of its own; its shape is what is wrong
-            return np.ascontiguousarray(values, dtype=np.int64)
-        raise TypeError(f"{what} must be integers, got dtype {values.dtype}; {advice}")
-    if values.dtype == np.uint64 and int(values.max(initial=0)) > INT64_MAX:
-        position = np.unravel_index(int(values.argmax()), values.shape)
-        raise ValueError(f"{what}, candidate {position[-1]} must fit int64, got {values.max()}; use a coarser unit")
-    return np.ascontiguousarray(values, dtype=np.int64)
-
-
-def _label_codes(
-    labels: Sequence[ArrayLike] | None, sizes: Sequence[int]
-) -> tuple[list[NDArray[np.int64] | None], list[int]]:
-    """Per block the labels as ranks among the distinct ones, and how many there are; without labels there is one."""
-    if labels is None:
-        return [None] * len(sizes), [1] * len(sizes)
-    if len(labels) != len(sizes):
-        raise ValueError(f"labels must hold one array per block ({len(sizes)} as in losses), got {len(labels)}")
-    codes: list[NDArray[np.int64] | None] = []
-    counts = []
-    for block, (array, size) in enumerate(zip(labels, sizes, strict=True)):
-        values = _integers(array, f"labels[{block}]", "use e.g. the width that the candidate shows to the next block")
-        if values.shape != (size,):
-            raise ValueError(f"labels[{block}] must be [{size}], one per candidate, got shape {values.shape}")
-        distinct, ranks = np.unique(values, return_inverse=True)
-        codes.append(np.ascontiguousarray(ranks, dtype=np.int64))
-        counts.append(len(distinct))
-    return codes, counts
-
-
-def _check_shape(array: NDArray[Any], what: str, block: int, size: int, label_counts: Sequence[int]) -> None:
-    if array.ndim not in (1, 2) or array.shape[-1] != size:
-        raise ValueError(
-            f"{what} must be [{size}] or [labels_in, {size}] like the losses of block {block}, got shape {array.shape}"
+    def run(self, top_k: int) -> dict[str, Any]:
+        return cast(
+            dict[str, Any],
+            _compiled().solve(
+                self.problem.losses,
+                self.costs,
+                self.problem.labels,
+                top_k,
+                self.method,
+                self.time_limit_s,
+                self.max_states,
+                self.beam_width,
+            ),
         )
-    rows = label_counts[block - 1] if block > 0 else 1
-    if array.ndim == 2 and array.shape[0] != rows:
-        reason = f"labels[{block - 1}] has {rows} distinct" if block > 0 else "no block comes before"
-        raise ValueError(f"{what} must have {rows} rows, as {reason}, got shape {array.shape}; check labels")
+
+    def run_apart(self, top_k: int, min_differences: int) -> dict[str, Any]:
+        """The same with every two choices `min_differences` blocks apart, one search per choice.
+
+        "Differs from a choice in at least d of B blocks" is a budget: of the candidates it shares with it, B - d.
+        """
+        end = None if self.time_limit_s is None else time.perf_counter() + self.time_limit_s
+        result = self.run(1)
+        found = result["best"]
+        while 0 < len(found) < top_k:
+            left = None if end is None else max(0.0, end - time.perf_counter())
+            apart = [self._shared_with(f["choice"], min_differences) for f in found]
+            further = replace(self, costs=self.costs + apart, time_limit_s=left).run(1)
+            for count in ("nodes", "passes", "iterations"):
+                result["stats"][count] += further["stats"][count]
+            if further["status"] not in ("optimal", "infeasible"):
+                result["status"] = "feasible"
+            if not further["best"]:
+                break
+            found += further["best"]
+        return result
+
+    def _shared_with(self, choice: Sequence[int], min_differences: int) -> BoundedCost:
+        arrays = []
+        for losses, candidate in zip(self.problem.losses, choice, strict=True):
+            shared = np.zeros(losses.shape[-1], np.int64)
+            shared[candidate] = 1
+            arrays.append(shared)
+        return ("blocks shared with an alternative", "sum", arrays, None, len(choice) - min_differences)
 
 
-def _with_budgets(
-    costs: Mapping[str, tuple[str, list[NDArray[np.int64]]]], budgets: Mapping[str, Budget]
-) -> list[tuple[str, str, list[NDArray[np.int64]], int | None, int | None]]:
-    """The costs as the compiled solver takes them: (name, reduce, arrays, lower, upper)."""
-    for name in budgets:
-        if name not in costs:
-            nearest = difflib.get_close_matches(str(name), list(costs), n=1, cutoff=0.0)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise ValueError(f"budget {name!r} names no cost; known costs: {', '.join(costs) or 'none'}{hint}")
-    result = []
-    for name, (reduce, arrays) in costs.items():
-        lower, upper = _budget_ends(name, budgets[name]) if name in budgets else (None, None)
-        result.append((name, reduce, arrays, lower, upper))
-    return result
+def _solution(raw: dict[str, Any], names: Sequence[str], time_s: float) -> Solution:
+    best = [
+        Alternative(
+            found["loss"],
+            dict(zip(names, found["costs"][: len(names)], strict=True)),
+            tuple(found["choice"]),
+            tied=found["loss"] == raw["best"][0]["loss"],
+        )
+        for found in raw["best"]
+    ]
+    first = best[0] if best else None
+    return Solution(
+        status=raw["status"],
+        loss=first.loss if first else None,
+        costs=first.costs if first else None,
+        choice=first.choice if first else None,
+        bound=raw["bound"],
+        gap=raw["gap"],
+        stats=raw["stats"] | {"time_s": time_s},
+        alternatives=tuple(best[1:]),
+        smallest_feasible=raw["smallest_feasible"],
+    )
 
 
-def _budget_ends(name: str, budget: Budget) -> tuple[int | None, int | None]:
-    if isinstance(budget, (tuple, list)):
-        if len(budget) != 2:
-            raise ValueError(f"budget {name!r} must be an upper end or (lower, upper), got {len(budget)} values")
-        lower, upper = (_budget_end(name, end) for end in budget)
-    else:
-        lower, upper = None, _budget_end(name, budget)
-    if lower is not None and upper is not None and lower > upper:
-        raise ValueError(f"budget {name!r} must have lower <= upper, got ({lower}, {upper}); swap them")
-    return lower, upper
-
-
-def _budget_end(name: str, end: object) -> int | None:
-    if end is None:
-        return None
-    if isinstance(end, (bool, np.bool_)) or not isinstance(end, numbers.Integral):
-        hint = f"; write {math.floor(end)}" if isinstance(end, float) and math.isfinite(end) else ""
-        raise TypeError(f"budget {name!r} must be a whole number, got {end!r}{hint}")
-    return max(-1, min(int(end), INT64_MAX))  # costs are >= 0 and fit int64: beyond that nothing changes
+def _with_errors(solution: Solution, problem: Problem, errors: Sequence[NDArray[np.float64]]) -> Solution:
+    """The solution with what is within the errors marked."""
+    if solution.choice is None or solution.loss is None:
+        return solution
+    best, marked = problem.entries(solution.choice), []
+    for alternative in solution.alternatives:
+        other = problem.entries(alternative.choice)
+        variance = 0.0
+        for error, mine, its in zip(errors, best, other, strict=True):
+            if mine != its:
+                variance += float(error[mine if error.ndim == 2 else mine[1]]) ** 2
+                variance += float(error[its if error.ndim == 2 else its[1]]) ** 2
+        if math.isnan(variance):
+            marked.append(alternative)
+            continue
+        deviation = math.sqrt(variance)
+        within = alternative.loss - solution.loss <= TWO_SIDED_95 * deviation
+        marked.append(replace(alternative, difference_error=deviation, indistinguishable=within))
+    return replace(solution, alternatives=tuple(marked))

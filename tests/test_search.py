@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from dna_fast import search
+from dna_fast import search, search_arrays
 from dna_fast.search import CostSpec, pareto_front, solve
 
 LOSSES = [[0.4, 0.1], [0.2, 0.0]]
@@ -83,7 +83,7 @@ def test_any_integer_dtype_and_layout(dtype: type) -> None:
 def test_arrays_are_read_in_place_and_left_alone() -> None:
     array = np.array([0.4, 0.1])
     array.flags.writeable = False
-    assert search._losses_of_block(array, 0) is array
+    assert search_arrays._losses_of_block(array, 0) is array
     assert solve([array, array], {}, {}).choice == (1, 1)
 
 
@@ -168,9 +168,9 @@ REFUSED = {
     "time_limit": ({"time_limit_s": -1}, ValueError, "time_limit_s must be a number of seconds >= 0 or None, got -1"),
     "time_limit_nan": ({"time_limit_s": np.nan}, ValueError, "time_limit_s must be a number"),
     "method": (
-        {"method": "beam"},
+        {"method": "bean"},
         ValueError,
-        "method must be 'auto', 'front' or 'branch_and_bound', got 'beam'",
+        "method must be 'auto', 'front', 'branch_and_bound' or 'beam', got 'bean'",
     ),
 }
 

@@ -124,6 +124,7 @@ py::dict to_dict(const Candidate& candidate) {
 py::dict to_dict(const Stats& stats) {
     py::dict result;
     result["candidates"] = stats.candidates;
+    result["after_bounds"] = stats.after_bounds;
     result["after_dominance"] = stats.after_dominance;
     result["nodes"] = stats.nodes;
     result["peak_front"] = stats.peak_front;
@@ -139,18 +140,22 @@ py::dict to_dict(const Stats& stats) {
 std::optional<Method> method_of(const std::string& name) {
     if (name == "front") return Method::front;
     if (name == "branch_and_bound") return Method::branch_and_bound;
+    if (name == "beam") return Method::beam;
     if (name != "auto") {
-        throw py::value_error("method must be 'auto', 'front' or 'branch_and_bound', got '" + name + "'");
+        throw py::value_error("method must be 'auto', 'front', 'branch_and_bound' or 'beam', got '" + name + "'");
     }
     return std::nullopt;
 }
 
 py::dict solve_arrays(const py::list& losses, const py::list& costs, const py::list& labels, size_t top_k,
-                      const std::string& method, std::optional<double> time_limit_s, size_t max_states) {
-    if (top_k < 1 || max_states < 1) throw py::value_error("top_k and max_states must be at least 1");
+                      const std::string& method, std::optional<double> time_limit_s, size_t max_states,
+                      size_t beam_width) {
+    if (top_k < 1 || max_states < 1 || beam_width < 1) {
+        throw py::value_error("top_k, max_states and beam_width must be at least 1");
+    }
     Arrays arrays;
     ProblemData data = read_problem(losses, costs, labels, arrays);
-    const SolveOptions options{method_of(method), top_k, max_states};
+    const SolveOptions options{method_of(method), top_k, max_states, beam_width};
     Watch watch(time_limit_s);
     Solution solution;
     {
@@ -206,7 +211,7 @@ py::dict front_of_arrays(const py::list& losses, const py::list& costs, const py
 PYBIND11_MODULE(_solver, module) {
     module.doc() = "Exact search over a product of candidates; use dna_fast.search.";
     module.def("solve", &solve_arrays, py::arg("losses"), py::arg("costs"), py::arg("labels"), py::arg("top_k"),
-               py::arg("method"), py::arg("time_limit_s"), py::arg("max_states"));
+               py::arg("method"), py::arg("time_limit_s"), py::arg("max_states"), py::arg("beam_width"));
     module.def("pareto_front", &front_of_arrays, py::arg("losses"), py::arg("costs"), py::arg("labels"),
                py::arg("max_points"));
 }

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "chain.h"
-#include "limit.h"
 
 namespace dna_fast {
 
@@ -23,22 +22,45 @@ struct PricedBound {
     double slack = 0;
     double price_of_caps = 0;
 
-    // Priced loss of candidate i in `row` of block b, completed at best.
-    double through(const Chain& chain, size_t b, uint32_t row, size_t i) const;
+    // Priced losses of all candidates of block b in `row`, which are written to values [size]; infinity: not allowed.
+    void priced_losses(const ChainBlock& block, uint32_t row, std::vector<double>& values) const;
+    // The same, completed at best.
+    void through(const Chain& chain, size_t b, uint32_t row, std::vector<double>& values) const;
     // Priced sum of resources, always added in the same order: larger uses never give a smaller price.
     double price_of(const int64_t* use) const;
 };
 
-PricedBound priced_bound(const Chain& chain, std::vector<double> price);
+// A choice (chain indices) with its totals.
+struct Totals {
+    std::vector<uint32_t> choice;
+    std::vector<int64_t> use;
+    double loss = 0;
 
-struct Relaxation {
-    PricedBound bound;
-    std::vector<uint32_t> incumbent;  // best choice within the caps met on the way (chain indices); empty: none met
-    size_t iterations = 0;
+    bool within(const std::vector<int64_t>& cap) const;
+};
+Totals totals_of(const Chain& chain, std::vector<uint32_t> choice);
+
+// Prices one chain again and again.
+class Pricer {
+  public:
+    explicit Pricer(const Chain& chain);
+
+    PricedBound at(std::vector<double> price);
+    // A choice that attains the bound last made; its root must be finite.
+    Totals attained() const;
+    double loss_magnitude() const { return loss_magnitude_; }
+
+  private:
+    double slack(const std::vector<double>& price) const;
+
+    const Chain& chain_;
+    // Upper limits of |any partial sum|, from which rounding errors follow.
+    double loss_magnitude_;
+    std::vector<double> use_magnitudes_;         // per resource, with its cap
+    std::vector<std::vector<uint32_t>> argmin_;  // [block][row] candidate that attains the completion
+    std::vector<double> values_;
 };
 
-// Improves the prices by the subgradient method from all zeros, until the bound closes the gap to the incumbent, stops
-// improving, or the limit is reached. Always returns a valid bound.
-Relaxation improve_prices(const Chain& chain, Limit& limit);
+PricedBound priced_bound(const Chain& chain, std::vector<double> price);
 
 }  // namespace dna_fast

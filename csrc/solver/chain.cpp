@@ -93,6 +93,11 @@ double Chain::loss_magnitude() const {
     return total;
 }
 
+std::vector<uint32_t> Chain::original(std::vector<uint32_t> choice) const {
+    for (size_t b = 0; b < size(); ++b) choice[b] = blocks[b].original(choice[b]);
+    return choice;
+}
+
 Chain make_chain(const Problem& problem) {
     Chain chain;
     chain.blocks.resize(problem.blocks());

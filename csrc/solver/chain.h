@@ -50,6 +50,8 @@ struct Chain {
     uint32_t rows(size_t border) const { return border < blocks.size() ? blocks[border].rows : 1; }
     // Upper limit of |any partial sum of losses|.
     double loss_magnitude() const;
+    // The caller's indices of a choice.
+    std::vector<uint32_t> original(std::vector<uint32_t> choice) const;
 };
 
 // Budgets become resources. The chain reads the problem's arrays, which must outlive it.

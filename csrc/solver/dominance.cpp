@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <queue>
 
 #include "chunks.h"
@@ -11,13 +12,15 @@
 namespace dna_fast {
 namespace {
 
+constexpr size_t worth_watching = 1 << 17;  // sorting fewer points takes about ten milliseconds
+
 // Two columns: the dominators of a point come before it; it is out once `copies` of them are no larger in the second.
-std::vector<uint32_t> sweep(const Points& points, const std::vector<uint32_t>& order, size_t copies) {
+std::vector<uint32_t> sweep(const Points& points, const std::vector<uint32_t>& order, size_t copies, Limit& limit) {
     std::vector<uint32_t> kept;
     std::priority_queue<int64_t> smallest;  // the `copies` smallest second columns so far
     for (uint32_t i : order) {
         const int64_t value = points[i][1];
-        if (smallest.size() == copies) {
+        if (smallest.size() == copies && !limit.reached()) {
             if (smallest.top() <= value) continue;
             smallest.pop();
         }
@@ -28,10 +31,14 @@ std::vector<uint32_t> sweep(const Points& points, const std::vector<uint32_t>& o
 }
 
 // Three columns, one copy: the kept points, seen in the last two columns, form a falling staircase.
-std::vector<uint32_t> staircase(const Points& points, const std::vector<uint32_t>& order) {
+std::vector<uint32_t> staircase(const Points& points, const std::vector<uint32_t>& order, Limit& limit) {
     std::vector<uint32_t> kept;
     std::map<int64_t, int64_t> stairs;  // second column -> least third column up to there
     for (uint32_t i : order) {
+        if (limit.reached()) {
+            kept.push_back(i);
+            continue;
+        }
         const int64_t second = points[i][1], third = points[i][2];
         auto after = stairs.upper_bound(second);
         if (after != stairs.begin() && std::prev(after)->second <= third) continue;
@@ -69,7 +76,7 @@ bool rows_agree(const Column<T>& column) {
 
 }  // namespace
 
-std::vector<uint32_t> lexicographic_order(const Points& points) {
+std::optional<std::vector<uint32_t>> lexicographic_order(const Points& points, Limit& limit) {
     // The first two columns travel with the index: they decide nearly every comparison without a look at the points.
     struct Item {
         int64_t first, second;
@@ -79,28 +86,39 @@ std::vector<uint32_t> lexicographic_order(const Points& points) {
     for (size_t i = 0; i < points.size; ++i) {
         items[i] = {points[i][0], points.columns > 1 ? points[i][1] : 0, static_cast<uint32_t>(i)};
     }
-    std::sort(items.begin(), items.end(), [&](const Item& a, const Item& b) {
+    const auto less = [&](const Item& a, const Item& b) {
         if (a.first != b.first) return a.first < b.first;
         if (a.second != b.second) return a.second < b.second;
         for (size_t c = 2; c < points.columns; ++c) {
             if (points[a.index][c] != points[b.index][c]) return points[a.index][c] < points[b.index][c];
         }
         return a.index < b.index;
-    });
+    };
+    const auto sort = [&](auto compare) { std::sort(items.begin(), items.end(), compare); };
+    if (items.size() < worth_watching) {
+        sort(less);
+    } else if (!limit.sort_unless_reached(less, sort)) {
+        return std::nullopt;
+    }
     std::vector<uint32_t> order(points.size);
     for (size_t i = 0; i < points.size; ++i) order[i] = items[i].index;
     return order;
 }
 
 std::vector<uint32_t> undominated(const Points& points, size_t copies, Limit& limit) {
-    std::vector<uint32_t> order = lexicographic_order(points);
-    if (points.columns == 1) {
-        order.resize(std::min(order.size(), copies));
-        return order;
+    std::optional<std::vector<uint32_t>> order = lexicographic_order(points, limit);
+    if (!order) {
+        order.emplace(points.size);
+        std::iota(order->begin(), order->end(), 0);
+        return *std::move(order);
     }
-    if (points.columns == 2) return sweep(points, order, copies);
-    if (points.columns == 3 && copies == 1) return staircase(points, order);
-    return scan(points, order, copies, limit);
+    if (points.columns == 1) {
+        order->resize(std::min(order->size(), copies));
+        return *std::move(order);
+    }
+    if (points.columns == 2) return sweep(points, *order, copies, limit);
+    if (points.columns == 3 && copies == 1) return staircase(points, *order, limit);
+    return scan(points, *order, copies, limit);
 }
 
 CandidatePoints candidate_points(const ChainBlock& block, const std::vector<uint32_t>& members) {

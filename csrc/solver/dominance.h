@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "chain.h"
@@ -21,8 +22,8 @@ struct Points {
     const int64_t* operator[](size_t i) const { return data + i * columns; }
 };
 
-// Indices in lexicographic order of the columns, equal points by index.
-std::vector<uint32_t> lexicographic_order(const Points& points);
+// Indices in lexicographic order of the columns, equal points by index. Nothing: the limit came first.
+std::optional<std::vector<uint32_t>> lexicographic_order(const Points& points, Limit& limit);
 
 // Indices of the points that fewer than `copies` points dominate, in lexicographic order of their columns. Whatever is
 // added to all columns of two points afterwards, the `copies` best sums of the kept are those of all: each point that

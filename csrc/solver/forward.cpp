@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <compare>
+#include <functional>
 #include <limits>
 
 #include "dominance.h"
@@ -19,10 +20,12 @@ struct Pool {
 
     size_t size() const { return parent.size(); }
 
-    void keep(const std::vector<uint32_t>& which, size_t width) {
+    // Stops half-way when the limit comes.
+    void keep(const std::vector<uint32_t>& which, size_t width, Limit& limit) {
         Pool kept;
         kept.columns.reserve(which.size() * width);
         for (uint32_t i : which) {
+            if (limit.reached()) break;
             const auto row = columns.begin() + static_cast<std::ptrdiff_t>(i * width);
             kept.columns.insert(kept.columns.end(), row, row + static_cast<std::ptrdiff_t>(width));
             kept.parent.push_back(parent[i]);
@@ -62,6 +65,7 @@ class Pass {
             pools_.assign(task_.chain.rows(b + 1), {});
             if (!expand(b)) return std::move(result_);
             compact(b + 1);
+            if (limit_.reached_now()) return std::move(result_);  // the pools are in disorder then
             store();
         }
         result_.finished = true;
@@ -80,8 +84,9 @@ class Pass {
             const std::vector<Move> moves = moves_of(b, row);
             // The most promising states first: the width then cuts off most of the work of the others.
             for (const Ranked& state : by_bound(from, row)) {
-                pooled += extend(b, row, from, state, moves);
-                if (limit_.reached()) return false;
+                const size_t added = extend(b, row, from, state, moves);
+                if (limit_.reached(1 + added / 16)) return false;
+                pooled += added;
                 if (pooled > room) pooled = compact(b + 1);
             }
         }
@@ -89,12 +94,13 @@ class Pass {
     }
 
     // States of one row at a border, ascending in loss plus priced uses.
-    std::vector<Ranked> by_bound(const States& from, uint32_t row) const {
+    std::vector<Ranked> by_bound(const States& from, uint32_t row) {
         std::vector<Ranked> ranked;
         for (uint32_t s = from.begin[row]; s < from.begin[row + 1]; ++s) {
             ranked.push_back({so_far(from.columns.data() + s * (resources_ + 1)), row, s});
         }
-        std::sort(ranked.begin(), ranked.end());
+        limit_.sort_unless_reached(std::less<>(),
+                                   [&](auto compare) { std::sort(ranked.begin(), ranked.end(), compare); });
         return ranked;
     }
 
@@ -105,11 +111,12 @@ class Pass {
     std::vector<Move> moves_of(size_t b, uint32_t row) const {
         const ChainBlock& block = task_.chain.blocks[b];
         std::vector<Move> moves;
+        std::vector<double> through;
+        task_.bound.through(task_.chain, b, row, through);
         for (size_t i = 0; i < block.size; ++i) {
             const uint32_t label = block.next_row(i);
             if (!block.allowed(row, i) || !task_.extremes.reachable[b + 1][label]) continue;
-            moves.push_back(
-                {task_.bound.through(task_.chain, b, row, i), block.loss.at(row, i), static_cast<uint32_t>(i), label});
+            moves.push_back({through[i], block.loss.at(row, i), static_cast<uint32_t>(i), label});
         }
         std::stable_sort(moves.begin(), moves.end(),
                          [](const Move& a, const Move& b) { return a.through < b.through; });
@@ -158,10 +165,10 @@ class Pass {
         size_t total = 0;
         for (Pool& pool : pools_) {
             const size_t columns = resources_ + 1;
-            pool.keep(undominated({pool.columns.data(), pool.size(), columns}, task_.copies, limit_), columns);
+            pool.keep(undominated({pool.columns.data(), pool.size(), columns}, task_.copies, limit_), columns, limit_);
             total += pool.size();
         }
-        if (total <= task_.width) return total;
+        if (total <= task_.width || limit_.reached_now()) return total;
         trim(border);
         return task_.width;
     }
@@ -174,14 +181,16 @@ class Pass {
                 ranked.push_back({bound_of(border, label, i), label, i});
         }
         const auto cut = ranked.begin() + static_cast<std::ptrdiff_t>(task_.width);
-        std::nth_element(ranked.begin(), cut, ranked.end());
+        const bool divided = limit_.sort_unless_reached(
+            std::less<>(), [&](auto compare) { std::nth_element(ranked.begin(), cut, ranked.end(), compare); });
+        if (!divided) return;
         cutoff_ = cut->bound;
         result_.least_dropped = std::min(result_.least_dropped, cut->bound);
         std::vector<std::vector<uint32_t>> keep(pools_.size());
         for (auto it = ranked.begin(); it != cut; ++it) keep[it->label].push_back(it->state);
         for (size_t label = 0; label < pools_.size(); ++label) {
             std::sort(keep[label].begin(), keep[label].end());
-            pools_[label].keep(keep[label], resources_ + 1);
+            pools_[label].keep(keep[label], resources_ + 1, limit_);
         }
     }
 

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "chain.h"
-#include "dominance.h"
 #include "exact.h"
 
 namespace dna_fast {
@@ -72,10 +71,8 @@ class Explainer {
     SearchResult run(const std::vector<Column<double>>& objective, const std::vector<Cost>& costs) {
         const Problem problem = problem_.with(objective, costs);
         const Chain chain = make_chain(problem);
-        const Chain reduced = gather(chain, undominated_candidates(chain, 1, limit_));
-        const Extremes extremes = suffix_extremes(chain);
         Stats unused;
-        return search({reduced, extremes, Method::branch_and_bound, 1, max_states_}, limit_, unused);
+        return branch_and_bound({chain, 1, max_states_}, limit_, unused);
     }
 
     size_t largest_block() const {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <numeric>
+#include <optional>
 
 #include "chunks.h"
 #include "ordered.h"
@@ -89,9 +91,14 @@ std::vector<uint32_t> by_scan(const Points& points, const std::vector<uint32_t>&
 }  // namespace
 
 std::vector<uint32_t> unreplaced(const Points& points, const TieColumns& ties, Limit& limit) {
-    const std::vector<uint32_t> order = lexicographic_order(points);
+    std::optional<std::vector<uint32_t>> order = lexicographic_order(points, limit);
+    if (!order) {
+        order.emplace(points.size);
+        std::iota(order->begin(), order->end(), 0);
+        return *std::move(order);
+    }
     const bool groups = ties.rows.size() == 1 && ties.rows[0].sums.size() + 1 == points.columns && points.columns <= 3;
-    std::vector<uint32_t> kept = groups ? by_groups(points, order, ties.slack) : by_scan(points, order, ties, limit);
+    std::vector<uint32_t> kept = groups ? by_groups(points, *order, ties.slack) : by_scan(points, *order, ties, limit);
     std::sort(kept.begin(), kept.end());
     return kept;
 }

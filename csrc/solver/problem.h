@@ -16,7 +16,8 @@ struct Column {
     uint32_t rows = 1;
     size_t size = 0;  // n
 
-    T at(uint32_t row, size_t candidate) const { return data[(rows == 1 ? 0 : row * size) + candidate]; }
+    const T* row(uint32_t r) const { return data + (rows == 1 ? 0 : r * size); }
+    T at(uint32_t r, size_t candidate) const { return row(r)[candidate]; }
 };
 
 enum class Reduce { sum, max };

@@ -27,11 +27,12 @@ struct Candidate {
 };
 
 struct Stats {
-    std::vector<size_t> candidates, after_dominance;  // per block
-    uint64_t nodes = 0;                               // states generated
-    size_t peak_front = 0;                            // most states kept at one block border
-    size_t passes = 0;                                // forward passes, each wider than the one before
-    size_t iterations = 0;                            // of the prices behind the bound
+    // Per block: all, those that bounds leave, those that dominance leaves of these.
+    std::vector<size_t> candidates, after_bounds, after_dominance;
+    uint64_t nodes = 0;     // states generated
+    size_t peak_front = 0;  // most states kept at one block border
+    size_t passes = 0;      // forward passes, each wider than the one before
+    size_t iterations = 0;  // of the prices behind the bound
     std::string method, reason;
     bool ties_resolved = false;
     bool smallest_feasible_complete = true;

@@ -1,4 +1,4 @@
-// The whole job: budgets to resources, presolve, search, ties, and what would make an infeasible problem feasible.
+// The whole job: budgets to resources, search, ties, and what would make an infeasible problem feasible.
 #pragma once
 
 #include <cstddef>
@@ -12,11 +12,12 @@
 namespace dna_fast {
 
 struct SolveOptions {
-    std::optional<Method> method;  // none: chosen by the number of resources
+    std::optional<Method> method;  // none: chosen by what the problem turns out to be
     size_t top_k = 1;
     // Most states a pass keeps over all block borders together; a state takes 8 bytes a resource and 16 more, and
     // building a border holds up to four times its share for a while.
     size_t max_states = 8'000'000;
+    size_t beam_width = 4096;  // most states of a beam at one border
 };
 
 // Throws nothing but std::bad_alloc; whatever stops it early is told by the status.

@@ -84,15 +84,15 @@ class Walk {
         const Prefixes before = prefixes(b, row);
         const ChainBlock& block = task_.chain.blocks[b];
         const double most = target_ + task_.bound.slack;
+        std::vector<double> through;
+        if (before.size > 0) task_.bound.through(task_.chain, b, row, through);
         std::vector<int64_t> pool;
         const size_t columns = resources_ + 1, room = 1 << 16;
         size_t compact_at = room;
         for (uint32_t i = 0; i < block.size && before.size > 0; ++i) {
             if (limit_.reached()) return false;
             // The best prefix with the best completion through i: most candidates end here.
-            if (before.least_priced - task_.bound.price_of_caps + task_.bound.through(task_.chain, b, row, i) > most) {
-                continue;
-            }
+            if (before.least_priced - task_.bound.price_of_caps + through[i] > most) continue;
             promising_[b][row].push_back(i);
             const std::vector<int64_t>& after = completions_[b + 1][block.next_row(i)];
             for (size_t t = 0; t < after.size() && !limit_.reached(); t += columns) {
@@ -209,7 +209,7 @@ std::optional<std::vector<Found>> first_choices(const TieTask& task, double targ
     if (!walk.build()) return std::nullopt;
     std::vector<Found> found;
     const bool complete = walk.run([&](double loss, const std::vector<uint32_t>& choice) {
-        if (match == Match::all_up_to || loss == target) found.push_back({loss, choice});
+        if (match == Match::all_up_to || loss == target) found.push_back({loss, task.chain.original(choice)});
         return found.size() < wanted;
     });
     if (!complete) return std::nullopt;

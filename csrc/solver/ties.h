@@ -5,7 +5,7 @@
 // takes to at most the target: all sums up to a largest one, which ordered.h computes exactly. Completions are kept
 // when undominated in (that largest prefix sum, uses), so "can this prefix be completed?" has an exact answer and the
 // walk in index order never turns back. The states of the forward pass serve to leave out completions that no prefix
-// reaches; the walk runs over all candidates, also those that dominance removed.
+// reaches; the walk runs over the core, also candidates that dominance removed.
 #pragma once
 
 #include <cstddef>
@@ -15,14 +15,14 @@
 
 #include "bound.h"
 #include "chain.h"
-#include "exact.h"
 #include "forward.h"
+#include "guided.h"
 #include "limit.h"
 
 namespace dna_fast {
 
 struct TieTask {
-    const Chain& chain;                 // before presolve
+    const Chain& chain;                 // before dominance; every choice at or below the target lies in it
     const std::vector<States>& layers;  // of a pass that covers every choice at or below the target
     const PricedBound& bound;           // of that pass
     size_t max_states = 1;              // over all borders

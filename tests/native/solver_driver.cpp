@@ -1,170 +1,33 @@
-// The solver on random small problems against all their choices: both methods, several best, infeasible ones, the
-// front.
+// The solver on random small problems against all their choices: every method, several best, infeasible ones, the
+// front; and its parts, each by what it promises.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
-#include <deque>
-#include <map>
-#include <optional>
+#include <limits>
 #include <random>
-#include <set>
-#include <string>
-#include <tuple>
 #include <vector>
 
+#include "chain.h"
+#include "core.h"
 #include "driver.h"
 #include "front.h"
+#include "planes.h"
+#include "prices.h"
 #include "solve.h"
+#include "solver_cases.h"
+#include "swaps.h"
 
 namespace {
 
 using namespace dna_fast;
 
 constexpr unsigned kInstances = 400;
-
-struct Point {
-    double loss;
-    std::vector<uint32_t> choice;
-    std::vector<int64_t> costs;
-
-    bool operator==(const Point&) const = default;
-    bool operator<(const Point& other) const { return std::tie(loss, choice) < std::tie(other.loss, other.choice); }
-};
-
-// A problem and the arrays that it points into, each allocated exactly to size.
-class Instance {
-  public:
-    explicit Instance(unsigned seed) : random_(seed) {
-        const size_t blocks = 1 + below(5);
-        for (size_t b = 0; b < blocks; ++b) sizes_.push_back(1 + below(4));
-        kinds_ = 1 + below(3);
-        for (size_t size : sizes_) {
-            std::vector<uint32_t>& labels = data_.labels.emplace_back();
-            for (size_t i = 0; i < size; ++i) labels.push_back(static_cast<uint32_t>(below(kinds_)));
-        }
-        // Plain numbers, many ties, sums that round, magnitudes that swallow each other.
-        const std::vector<std::vector<double>> pools = {
-            {}, {0.1, 0.2, 0.3, 10.0}, {-0.3, -0.1, 0.0, 0.1, 0.2}, {1e16, 1.0, 0.3, -1e16, 2.0}};
-        const std::vector<double>& pool = pools[below(pools.size())];
-        const auto loss = [&] {
-            return pool.empty() ? static_cast<double>(below(1u << 20)) * 0x1p-20 : pool[below(pool.size())];
-        };
-        for (size_t b = 0; b < blocks; ++b) data_.losses.push_back(column<double>(b, losses_, loss));
-        const size_t costs = 1 + below(3);
-        for (size_t c = 0; c < costs; ++c) {
-            Cost& cost = data_.costs.emplace_back();
-            cost.name = "cost" + std::to_string(c);
-            cost.reduce = below(4) == 0 ? Reduce::max : Reduce::sum;
-            const size_t top = std::vector<size_t>{2, 10, 1000}[below(3)];
-            for (size_t b = 0; b < blocks; ++b) {
-                cost.blocks.push_back(column<int64_t>(b, costs_, [&] { return static_cast<int64_t>(below(top)); }));
-            }
-        }
-        enumerate();
-        // Around one choice's costs, so that it fits; or one below the least, so that nothing does.
-        const Point& anchor = points_[below(points_.size())];
-        for (size_t c = 0; c < costs; ++c) {
-            if (below(5) == 0) continue;
-            data_.costs[c].upper = anchor.costs[c];
-            if (below(4) == 0) data_.costs[c].lower = anchor.costs[c] - static_cast<int64_t>(below(3));
-            if (seed % 4 == 0) data_.costs[c].upper = least(c) - 1;
-        }
-    }
-
-    const ProblemData& data() const { return data_; }
-    const std::vector<Point>& points() const { return points_; }  // every choice, in lexicographic order
-
-    std::vector<Point> best(size_t count) const {
-        std::vector<Point> fitting;
-        std::copy_if(points_.begin(), points_.end(), std::back_inserter(fitting),
-                     [&](const Point& point) { return fits(point); });
-        std::sort(fitting.begin(), fitting.end());
-        fitting.resize(std::min(count, fitting.size()));
-        return fitting;
-    }
-
-    // Undominated (costs, loss) -> the first choice that attains it.
-    std::map<std::pair<std::vector<int64_t>, double>, std::vector<uint32_t>> front() const {
-        std::map<std::pair<std::vector<int64_t>, double>, std::vector<uint32_t>> first, undominated;
-        for (const Point& point : points_) first.try_emplace({point.costs, point.loss}, point.choice);
-        for (const auto& [vector, choice] : first) {
-            const bool dominated = std::any_of(first.begin(), first.end(), [&, &mine = vector](const auto& other) {
-                const auto& [costs, loss] = other.first;
-                if (other.first == mine || loss > mine.second) return false;
-                return std::equal(costs.begin(), costs.end(), mine.first.begin(), std::less_equal<>());
-            });
-            if (!dominated) undominated.emplace(vector, choice);
-        }
-        return undominated;
-    }
-
-  private:
-    size_t below(size_t end) { return random_() % end; }
-
-    // One row, or one per label of the block before.
-    template <class T, class Draw>
-    Column<T> column(size_t block, std::deque<std::vector<T>>& arrays, const Draw& draw) {
-        const auto rows = static_cast<uint32_t>(block > 0 && below(2) == 0 ? kinds_ : 1);
-        std::vector<T>& array = arrays.emplace_back();
-        array.reserve(rows * sizes_[block]);
-        for (size_t i = 0; i < rows * sizes_[block]; ++i) array.push_back(draw());
-        return {array.data(), rows, sizes_[block]};
-    }
-
-    void enumerate() {
-        std::vector<uint32_t> choice(sizes_.size(), 0);
-        for (;;) {
-            points_.push_back(evaluate(choice));
-            size_t b = sizes_.size();
-            while (b > 0 && ++choice[b - 1] == sizes_[b - 1]) choice[--b] = 0;
-            if (b == 0) return;
-        }
-    }
-
-    Point evaluate(const std::vector<uint32_t>& choice) const {
-        Point point{0.0, choice, std::vector<int64_t>(data_.costs.size(), 0)};
-        for (size_t b = 0; b < choice.size(); ++b) {
-            const auto value = [&](const auto& column) {
-                const size_t row = column.rows > 1 ? data_.labels[b - 1][choice[b - 1]] : 0;
-                return column.data[row * sizes_[b] + choice[b]];
-            };
-            point.loss += value(data_.losses[b]);
-            for (size_t c = 0; c < data_.costs.size(); ++c) {
-                const int64_t cost = value(data_.costs[c].blocks[b]);
-                int64_t& total = point.costs[c];
-                total = data_.costs[c].reduce == Reduce::max ? std::max(total, cost) : total + cost;
-            }
-        }
-        return point;
-    }
-
-    int64_t least(size_t cost) const {
-        int64_t least = points_.front().costs[cost];
-        for (const Point& point : points_) least = std::min(least, point.costs[cost]);
-        return least;
-    }
-
-    bool fits(const Point& point) const {
-        for (size_t c = 0; c < data_.costs.size(); ++c) {
-            const Cost& cost = data_.costs[c];
-            if ((cost.lower && point.costs[c] < *cost.lower) || (cost.upper && point.costs[c] > *cost.upper))
-                return false;
-        }
-        return true;
-    }
-
-    std::mt19937_64 random_;
-    std::vector<size_t> sizes_;
-    size_t kinds_;  // of labels
-    std::deque<std::vector<double>> losses_;
-    std::deque<std::vector<int64_t>> costs_;
-    ProblemData data_;
-    std::vector<Point> points_;
-};
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 void check_solve(const Instance& instance, unsigned seed, Method method, size_t top_k) {
     const Problem problem(instance.data());
     Limit limit;
-    const Solution solution = solve(problem, {method, top_k, 8'000'000}, limit);
+    const Solution solution = solve(problem, {method, top_k, 8'000'000, 4096}, limit);
     const std::vector<Point> expected = instance.best(top_k);
     const Status status = expected.empty() ? Status::infeasible : Status::optimal;
     expect(solution.status == status, "seed ", seed, ": expected ", name(status), ", got ", name(solution.status));
@@ -193,6 +56,144 @@ void check_front(const Instance& instance, unsigned seed) {
     }
 }
 
+// A wider beam is never worse, and what it says is true.
+void check_beam(const Instance& instance, unsigned seed) {
+    const std::vector<Point> best = instance.best(1);
+    double loss = kInfinity, bound = -kInfinity;
+    for (size_t width : {1, 2, 4, 16, 64}) {
+        Limit limit;
+        const Solution solution = solve(Problem(instance.data()), {Method::beam, 1, 8'000'000, width}, limit);
+        const double found = solution.best.empty() ? kInfinity : solution.best[0].loss;
+        expect(found <= loss && solution.bound >= bound, "seed ", seed, ": a beam of ", width, " is worse than before");
+        loss = found;
+        bound = solution.bound;
+        const double optimum = best.empty() ? kInfinity : best[0].loss;
+        expect(bound <= optimum && optimum <= loss, "seed ", seed, ": optimum ", optimum, " is not in [", bound, ", ",
+               loss, "], beam of ", width);
+        const bool settled = solution.status == Status::optimal || solution.status == Status::infeasible;
+        expect(!settled || found == optimum, "seed ", seed, ": a beam of ", width, " proves what is not so");
+    }
+}
+
+// Totals of all choices within the caps of a chain; chain indices are the caller's.
+std::vector<Totals> fitting(const Instance& instance, const Chain& chain) {
+    std::vector<Totals> result;
+    for (const Point& point : instance.points()) {
+        bool allowed = true;
+        uint32_t row = 0;
+        for (size_t b = 0; b < chain.size(); ++b) {
+            allowed = allowed && chain.blocks[b].allowed(row, point.choice[b]);
+            row = chain.blocks[b].next_row(point.choice[b]);
+        }
+        Totals totals = totals_of(chain, point.choice);
+        if (allowed && totals.within(chain.cap)) result.push_back(std::move(totals));
+    }
+    return result;
+}
+
+// The bound is below every choice, no sampled prices raise it much, and fixing keeps every choice it must.
+void check_bound(const Instance& instance, unsigned seed) {
+    const Problem problem(instance.data());
+    const Chain chain = make_chain(problem);
+    const std::vector<Totals> choices = fitting(instance, chain);
+    if (choices.empty()) return;
+    Limit limit;
+    const PricedBound bound = improve_prices(chain, limit).bound;
+    double least = kInfinity, most = -kInfinity;
+    for (const Totals& totals : choices) {
+        least = std::min(least, totals.loss);
+        most = std::max(most, totals.loss);
+    }
+    expect(bound.root - bound.slack <= least, "seed ", seed, ": bound ", bound.root, " above the optimum ", least);
+
+    std::mt19937_64 random(seed);
+    std::exponential_distribution<double> factor(1.0);
+    for (int sample = 0; sample < 20; ++sample) {
+        std::vector<double> price = bound.price;
+        for (double& p : price) p = p > 0 ? p * factor(random) : factor(random) * 1e-3;
+        const PricedBound other = priced_bound(chain, std::move(price));
+        const double tolerance = 1e-2 * (least - bound.root) + 1e-6 * chain.loss_magnitude() + other.slack;
+        expect(other.root <= bound.root + tolerance, "seed ", seed, ": prices at random give ", other.root,
+               ", improved ones ", bound.root);
+    }
+
+    const double bar = least + 0.3 * (most - least);
+    const auto keep = promising_candidates(chain, bound, bar);
+    for (const Totals& totals : choices) {
+        for (size_t b = 0; b < chain.size() && totals.loss <= bar; ++b) {
+            expect(std::binary_search(keep[b].begin(), keep[b].end(), totals.choice[b]), "seed ", seed, ": block ", b,
+                   " lost candidate ", totals.choice[b], " of a choice that loses ", totals.loss, " <= ", bar);
+        }
+    }
+}
+
+// From any choice, exchanges never make it worse, keep it within the caps, and end where no two blocks can do better.
+void check_swaps(const Instance& instance, unsigned seed) {
+    const Problem problem(instance.data());
+    const Chain chain = make_chain(problem);
+    const std::vector<Totals> choices = fitting(instance, chain);
+    Limit limit;
+    const PricedBound bound = priced_bound(chain, std::vector<double>(chain.resources(), 0.0));
+    for (size_t start = 0; start < choices.size(); start += 1 + choices.size() / 4) {
+        Totals totals = choices[start];
+        improve_by_swaps(chain, bound, totals, limit);
+        expect(totals.loss <= choices[start].loss && totals.within(chain.cap), "seed ", seed, ": worse after swaps");
+        for (const Totals& other : choices) {
+            size_t changed = 0;
+            bool same_labels = true;
+            for (size_t b = 0; b < chain.size(); ++b) {
+                const ChainBlock& block = chain.blocks[b];
+                changed += other.choice[b] != totals.choice[b];
+                same_labels = same_labels && block.next_row(other.choice[b]) == block.next_row(totals.choice[b]);
+            }
+            // Changes of loss are added up on their own, and may round away what is less than this.
+            const double rounding = 64 * 0x1p-53 * chain.loss_magnitude();
+            expect(changed > 2 || !same_labels || other.loss >= totals.loss - rounding, "seed ", seed,
+                   ": swaps stopped at ", totals.loss, " where two blocks give ", other.loss);
+        }
+    }
+}
+
+// The peak is on a plane, below all of them, and no point sampled in the box is higher.
+void check_planes(unsigned seed) {
+    std::mt19937_64 random(seed);
+    std::uniform_real_distribution<double> unit(-1.0, 1.0);
+    const size_t dimensions = 1 + seed % 5;
+    Planes planes(dimensions);
+    std::vector<std::vector<double>> slopes;
+    std::vector<double> constants;
+    Planes::Box box{std::vector<double>(dimensions, 0.0), std::vector<double>(dimensions, 2.0)};
+    const auto least = [&](const std::vector<double>& at) {
+        double result = kInfinity;
+        for (size_t k = 0; k < slopes.size(); ++k) {
+            double value = constants[k];
+            for (size_t d = 0; d < dimensions; ++d) value += slopes[k][d] * at[d];
+            result = std::min(result, value);
+        }
+        return result;
+    };
+    for (int k = 0; k < 40; ++k) {
+        constants.push_back(unit(random));
+        slopes.emplace_back();
+        for (size_t d = 0; d < dimensions; ++d) slopes.back().push_back(k % 3 == 0 ? 0.0 : unit(random));
+        if (k % 4 == 0 && k > 0) slopes.back() = slopes[slopes.size() / 2], constants.back() = constants.front();
+        planes.add(constants.back(), slopes.back());
+        for (size_t d = 0; d < dimensions; ++d) box.lower[d] = k % 2 == 0 ? 0.0 : 0.5;
+        const auto peak = planes.peak(box);
+        expect(peak.has_value(), "seed ", seed, ": no peak of ", k + 1, " planes");
+        expect(std::abs(peak->height - least(peak->at)) < 1e-7, "seed ", seed, ": height ", peak->height,
+               " where the least plane is at ", least(peak->at));
+        for (int sample = 0; sample < 50; ++sample) {
+            std::vector<double> at;
+            for (size_t d = 0; d < dimensions; ++d) {
+                at.push_back(box.lower[d] + (unit(random) + 1) / 2 * (box.upper[d] - box.lower[d]));
+            }
+            expect(least(at) <= peak->height + 1e-7, "seed ", seed, ": a point of ", least(at), " above the peak of ",
+                   peak->height);
+        }
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -203,7 +204,11 @@ int main() {
         for (Method method : {Method::front, Method::branch_and_bound}) {
             for (size_t top_k : {size_t{1}, size_t{2 + seed % 6}}) check_solve(instance, seed, method, top_k);
         }
+        check_beam(instance, seed);
         check_front(instance, seed);
+        check_bound(instance, seed);
+        check_swaps(instance, seed);
+        check_planes(seed);
     }
     expect(infeasible > kInstances / 8 && infeasible < kInstances / 2, "of the instances ", infeasible,
            " are infeasible");

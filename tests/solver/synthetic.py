@@ -27,3 +27,16 @@ def middling_budgets(costs: dict[str, list[np.ndarray]], share: float = 0.35) ->
         least, largest = sum(int(a.min()) for a in arrays), sum(int(np.median(a)) for a in arrays) * 2
         budgets[name] = int(least + share * (largest - least))
     return budgets
+
+
+def wide_space(seed: int, *, blocks: int, size: int) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
+    """As ``sixteen_cells``, with any number of blocks of any size; latency follows macs less closely than params do."""
+    rng = np.random.default_rng(seed)
+    losses, costs = [], {"macs": [], "params": [], "latency_us": []}
+    for _ in range(blocks):
+        effort = rng.lognormal(0.0, 0.5, size)
+        losses.append(0.2 + 0.25 / effort**0.7 + rng.normal(0.0, 0.02, size))
+        costs["macs"].append((60e6 * effort * rng.lognormal(0.0, 0.1, size)).astype(np.int64))
+        costs["params"].append((8e5 * effort * rng.lognormal(0.0, 0.2, size)).astype(np.int64))
+        costs["latency_us"].append((900 * effort * rng.lognormal(0.0, 0.3, size)).astype(np.int64))
+    return losses, costs

@@ -19,7 +19,7 @@ def with_cost(position: int, value: object) -> list:
 
 def arguments(**changed: object) -> dict:
     usual = {"losses": LOSS, "costs": [COST], "labels": [None, None], "top_k": 1, "method": "auto"}
-    return usual | {"time_limit_s": None, "max_states": 1000} | changed
+    return usual | {"time_limit_s": None, "max_states": 1000, "beam_width": 64} | changed
 
 
 BROKEN = {
@@ -63,7 +63,7 @@ BROKEN = {
     ),
     "top_k": ({"top_k": 0}, ValueError, "at least 1"),
     "max_states": ({"max_states": 0}, ValueError, "at least 1"),
-    "method": ({"method": "beam"}, ValueError, "'auto', 'front' or 'branch_and_bound', got 'beam'"),
+    "method": ({"method": "bean"}, ValueError, "'auto', 'front', 'branch_and_bound' or 'beam', got 'bean'"),
     "negative_top_k": ({"top_k": -1}, TypeError, "incompatible function arguments"),
 }
 

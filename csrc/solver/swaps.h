@@ -1,0 +1,16 @@
+// Local improvement of a choice: other candidates in one or two blocks at a time.
+#pragma once
+
+#include "bound.h"
+#include "chain.h"
+#include "limit.h"
+
+namespace dna_fast {
+
+// Exchanges the candidates of one or two blocks for others of the same label, which changes nothing in the blocks
+// behind them, as long as the loss falls and the caps hold; first the candidates that the bound likes best. With many
+// blocks only pairs that are near each other are tried, so that a sweep stays short. `totals` is within the caps and
+// stays so; no result is worse than before, and the same arguments give the same result unless the limit comes.
+void improve_by_swaps(const Chain& chain, const PricedBound& bound, Totals& totals, Limit& limit);
+
+}  // namespace dna_fast
