@@ -93,6 +93,7 @@ bool GuidedSearch::settle_if_infeasible() {
 }
 
 void GuidedSearch::probe() {
+    if (limit_.reached_now()) return;
     constexpr size_t candidates = 32, states = 64;
     const size_t width = std::min(std::max(states, 2 * task_.copies), widest_);
     const Chain leading = gather(task_.chain, leading_candidates(task_.chain, root_bound_, candidates));
@@ -133,6 +134,7 @@ void GuidedSearch::offer(std::vector<Found> found) {
 }
 
 bool GuidedSearch::pass(size_t width) {
+    if (limit_.reached_now()) return false;
     focus();
     const double slack = result_.core.bound.slack, bar = incumbent_;
     ForwardResult pass;
@@ -155,13 +157,26 @@ bool GuidedSearch::pass(size_t width) {
 }
 
 void GuidedSearch::improve() {
-    if (task_.copies > 1 || result_.best.empty()) return;
-    if (result_.best[0].loss - result_.lower <= root_bound_.slack) return;
+    if (result_.best.empty() || limit_.reached_now()) return;
+    if (task_.copies == 1 && incumbent_ - result_.lower <= root_bound_.slack) return;
     focus();
     const Chain& core = result_.core.chain;
-    Totals totals = totals_of(core, in_chain(core, result_.best[0].choice));
-    improve_by_swaps(core, result_.core.bound, totals, limit_);
-    offer({{totals.loss, core.original(std::move(totals.choice))}});
+    const auto totals_in_core = [&](const Found& found) { return totals_of(core, in_chain(core, found.choice)); };
+    std::vector<Found> better;
+    if (task_.copies == 1) {
+        Totals totals = totals_in_core(result_.best[0]);
+        improve_by_swaps(core, result_.core.bound, totals, limit_);
+        better.push_back({totals.loss, core.original(std::move(totals.choice))});
+    } else {
+        constexpr size_t most_centres = 8;
+        for (size_t i = 0; i < std::min(most_centres, result_.best.size()); ++i) {
+            const Totals centre = totals_in_core(result_.best[i]);
+            for (Totals& totals : neighbours(core, result_.core.bound, centre, task_.copies, limit_)) {
+                better.push_back({totals.loss, core.original(std::move(totals.choice))});
+            }
+        }
+    }
+    offer(std::move(better));
 }
 
 }  // namespace dna_fast

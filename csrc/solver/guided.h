@@ -55,7 +55,7 @@ class GuidedSearch {
     bool prepare_unpriced();
     // A pass over the core; the width is that of a border. False: the limit came, or the search is settled.
     bool pass(size_t width);
-    // Exchanges in the best choice, where one choice is wanted.
+    // Exchanges in the best choices.
     void improve();
 
     size_t widest() const { return widest_; }  // by max_states

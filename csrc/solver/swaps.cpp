@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <queue>
 #include <utility>
 #include <vector>
 
@@ -20,17 +21,32 @@ class Swaps {
         const double pairs_of_blocks = static_cast<double>(chain.size()) * static_cast<double>(reach_);
         const auto options = static_cast<size_t>(std::sqrt(most_pairs / pairs_of_blocks));
         count_ = std::clamp(options, least_options, most_options);
+        rows_.assign(chain.size(), 0);
+        for (size_t b = 0; b + 1 < chain.size(); ++b) rows_[b + 1] = chain.blocks[b].next_row(totals.choice[b]);
+        options_.resize(chain.size());
+        for (size_t b = 0; b < chain.size(); ++b) list_options(b);
     }
 
-    void run() {
-        rows_.assign(chain_.size(), 0);
-        for (size_t b = 0; b + 1 < chain_.size(); ++b) rows_[b + 1] = chain_.blocks[b].next_row(totals_.choice[b]);
-        options_.resize(chain_.size());
-        for (size_t b = 0; b < chain_.size(); ++b) list_options(b);
+    void improve() {
         constexpr size_t most_sweeps = 50;
         for (size_t sweep = 0; sweep < most_sweeps && !limit_.reached_now(); ++sweep) {
             if (!improve_once()) return;
         }
+    }
+
+    std::vector<Totals> neighbours(size_t count) {
+        for (size_t b = 0; b < chain_.size(); ++b) {
+            keep_best(b, b, count);
+            const size_t end = std::min(b + 1 + reach_, chain_.size());
+            for (size_t other = b + 1; other < end && !limit_.reached(); ++other) keep_best(b, other, count);
+        }
+        std::vector<Totals> result;
+        for (; !kept_.empty(); kept_.pop()) {
+            std::vector<uint32_t> choice = totals_.choice;
+            for (int side : {0, 1}) choice[kept_.top().blocks[side]] = kept_.top().candidates[side];
+            result.push_back(totals_of(chain_, std::move(choice)));
+        }
+        return result;
     }
 
   private:
@@ -85,10 +101,36 @@ class Swaps {
     }
 
     struct Exchange {
-        double loss = 0;
+        double loss = 0;  // change of it
         size_t blocks[2];
         uint32_t candidates[2];
+
+        bool operator<(const Exchange& other) const { return loss < other.loss; }
     };
+
+    // Puts exchanges of two blocks, or of one, among the `count` best so far.
+    void keep_best(size_t b, size_t other, size_t count) {
+        const auto too_late = [&](double loss) { return kept_.size() == count && loss >= kept_.top().loss; };
+        for (const Option& one : options_[b]) {
+            if (one.candidate == totals_.choice[b]) continue;
+            if (too_late(one.loss + (b == other ? 0 : options_[other].front().loss))) return;
+            if (b == other) {
+                if (fits(one.use, nullptr)) keep({one.loss, {b, b}, {one.candidate, one.candidate}}, count);
+                continue;
+            }
+            for (const Option& two : options_[other]) {
+                const double loss = one.loss + two.loss;
+                if (too_late(loss)) break;
+                if (two.candidate == totals_.choice[other] || !fits(one.use, two.use.data())) continue;
+                keep({loss, {b, other}, {one.candidate, two.candidate}}, count);
+            }
+        }
+    }
+
+    void keep(const Exchange& exchange, size_t count) {
+        if (kept_.size() == count) kept_.pop();
+        kept_.push(exchange);
+    }
 
     void best_of_pair(size_t b, size_t other, Exchange& best) const {
         const double least_other = b == other ? 0 : options_[other].front().loss;
@@ -133,12 +175,19 @@ class Swaps {
     std::vector<uint32_t> rows_;  // [block]; exchanges keep labels, so they stay
     std::vector<std::vector<Option>> options_;
     std::vector<double> priced_;
+    std::priority_queue<Exchange> kept_;
 };
 
 }  // namespace
 
 void improve_by_swaps(const Chain& chain, const PricedBound& bound, Totals& totals, Limit& limit) {
-    Swaps(chain, bound, totals, limit).run();
+    Swaps(chain, bound, totals, limit).improve();
+}
+
+std::vector<Totals> neighbours(const Chain& chain, const PricedBound& bound, const Totals& totals, size_t count,
+                               Limit& limit) {
+    Totals start = totals;
+    return Swaps(chain, bound, start, limit).neighbours(count);
 }
 
 }  // namespace dna_fast

@@ -1,6 +1,9 @@
 // Local improvement of a choice: other candidates in one or two blocks at a time.
 #pragma once
 
+#include <cstddef>
+#include <vector>
+
 #include "bound.h"
 #include "chain.h"
 #include "limit.h"
@@ -12,5 +15,9 @@ namespace dna_fast {
 // blocks only pairs that are near each other are tried, so that a sweep stays short. `totals` is within the caps and
 // stays so; no result is worse than before, and the same arguments give the same result unless the limit comes.
 void improve_by_swaps(const Chain& chain, const PricedBound& bound, Totals& totals, Limit& limit);
+
+// About the `count` choices of least loss, within the caps, that one such exchange makes of `totals`.
+std::vector<Totals> neighbours(const Chain& chain, const PricedBound& bound, const Totals& totals, size_t count,
+                               Limit& limit);
 
 }  // namespace dna_fast
