@@ -19,7 +19,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from dna_fast.search_arrays import BoundedCost, Budget, CostSpec, Problem, read_errors, read_problem, with_budgets
 
-__all__ = ["Alternative", "Budget", "CostSpec", "Front", "Method", "Solution", "Status", "pareto_front", "solve"]
+__all__ = [
+    "Alternative",
+    "Budget",
+    "CostSpec",
+    "Front",
+    "Method",
+    "Solution",
+    "Status",
+    "pareto_front",
+    "solve",
+    "solve_many",
+]
 
 Status = Literal["optimal", "feasible", "infeasible", "limit"]
 Method = Literal["auto", "front", "branch_and_bound", "beam"]
@@ -72,12 +83,15 @@ class Front:
     """All undominated vectors of loss and costs, sorted by the costs in their order, then by loss.
 
     ``loss`` is float64 [F], each of ``costs`` int64 [F], ``choice`` int64 [F, B]: the lexicographically smallest choice
-    that attains exactly that vector.
+    that attains exactly that vector. With ``epsilon`` above 0 the front was too large to be complete, and covers the
+    complete one instead: for every choice there is a point that loses no more and costs at most 1 + epsilon times as
+    much in each cost; its points are choices, undominated among themselves, not always the first of their vector.
     """
 
     loss: NDArray[np.float64]
     costs: dict[str, NDArray[np.int64]]
     choice: NDArray[np.int64]
+    epsilon: float = 0.0
 
 
 def solve(
@@ -148,8 +162,61 @@ def solve(
     errors = None if standard_errors is None else read_errors(standard_errors, problem)
     search = _Search(problem, with_budgets(problem.costs, budgets), method, time_limit_s, max_states, beam_width)
     raw = search.run(top_k) if min_differences == 1 else search.run_apart(top_k, min_differences)
-    solution = _solution(raw, list(costs), time.perf_counter() - started)
+    raw["stats"]["time_s"] = time.perf_counter() - started
+    solution = _solution(raw, list(costs))
     return solution if errors is None else _with_errors(solution, problem, errors)
+
+
+def solve_many(
+    losses: Sequence[ArrayLike],
+    costs: Mapping[str, Sequence[ArrayLike] | CostSpec],
+    budgets: Sequence[Mapping[str, Budget]],
+    *,
+    labels: Sequence[ArrayLike] | None = None,
+    top_k: int = 1,
+    method: Method = "auto",
+    time_limit_s: float | None = None,
+    max_states: int = 8_000_000,
+    beam_width: int = 4096,
+    threads: int = 1,
+) -> list[Solution]:
+    """Answers ``solve`` for many budgets of one space, removing what can win under none of them once for all.
+
+    >>> many = solve_many([[0.4, 0.1], [0.2, 0.0]], {"macs": [[1, 5], [2, 4]]}, [{"macs": end} for end in (3, 5, 9)])
+    >>> [solution.choice for solution in many]
+    [(0, 0), (0, 1), (1, 1)]
+
+    Args:
+        losses, costs, labels, top_k, method, max_states, beam_width: As in ``solve``.
+        budgets: One mapping per question, each as in ``solve``.
+        time_limit_s: For all questions together.
+        threads: How many questions are worked on at once. The answers are the same for any number.
+
+    Returns:
+        One ``Solution`` per question, in order: what ``solve`` gives for it; ``stats`` count candidates after the
+        common removal, and hold no ``time_s``.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: As in ``solve``.
+    """
+    _check_options(top_k, max_states, beam_width, time_limit_s)
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    problem = read_problem(losses, costs, labels)
+    ends = [[cost[3:] for cost in with_budgets(problem.costs, each)] for each in budgets]
+    raws = _compiled().solve_many(
+        problem.losses,
+        with_budgets(problem.costs, {}),
+        problem.labels,
+        ends,
+        top_k,
+        method,
+        time_limit_s,
+        max_states,
+        beam_width,
+        threads,
+    )
+    return [_solution(raw, list(costs)) for raw in raws]
 
 
 def pareto_front(
@@ -158,8 +225,9 @@ def pareto_front(
     *,
     labels: Sequence[ArrayLike] | None = None,
     max_points: int = 1_000_000,
+    epsilon: float = 0.0,
 ) -> Front:
-    """Computes the complete exact front over the loss and all given costs.
+    """Computes the complete exact front over the loss and all given costs, or one that covers it.
 
     >>> front = pareto_front([[0.4, 0.1], [0.2, 0.0]], {"macs": [[1, 5], [2, 4]]})
     >>> front.costs["macs"].tolist(), front.choice.tolist()
@@ -170,19 +238,23 @@ def pareto_front(
         costs: As in ``solve``; every one is an objective.
         labels: As in ``solve``.
         max_points: Most points of the front, and of the front of the first blocks on the way there.
+        epsilon: What to give up where they are too few: costs up to 1 + epsilon times as large (see ``Front``). The
+            front is complete as long as it fits.
 
     Returns:
         The undominated vectors without duplicates, each with the lexicographically smallest choice that attains it.
 
     Raises:
         ValueError, TypeError: As in ``solve``.
-        RuntimeError: The front passes ``max_points``, or the compiled solver is missing.
+        RuntimeError: The front passes ``max_points`` whatever ``epsilon`` gives up, or the compiled solver is missing.
     """
     if max_points < 1:
         raise ValueError(f"max_points must be at least 1, got {max_points}")
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon must be a finite number >= 0, such as 0.01 for one per cent, got {epsilon}")
     problem = read_problem(losses, costs, labels)
-    raw = _compiled().pareto_front(problem.losses, with_budgets(problem.costs, {}), problem.labels, max_points)
-    return Front(raw["loss"], dict(zip(costs, raw["costs"], strict=True)), raw["choice"])
+    raw = _compiled().pareto_front(problem.losses, with_budgets(problem.costs, {}), problem.labels, max_points, epsilon)
+    return Front(raw["loss"], dict(zip(costs, raw["costs"], strict=True)), raw["choice"], raw["epsilon"])
 
 
 def _check_options(top_k: int, max_states: int, beam_width: int, time_limit_s: float | None) -> None:
@@ -263,7 +335,7 @@ class _Search:
         return ("blocks shared with an alternative", "sum", arrays, None, len(choice) - min_differences)
 
 
-def _solution(raw: dict[str, Any], names: Sequence[str], time_s: float) -> Solution:
+def _solution(raw: dict[str, Any], names: Sequence[str]) -> Solution:
     best = [
         Alternative(
             found["loss"],
@@ -281,7 +353,7 @@ def _solution(raw: dict[str, Any], names: Sequence[str], time_s: float) -> Solut
         choice=first.choice if first else None,
         bound=raw["bound"],
         gap=raw["gap"],
-        stats=raw["stats"] | {"time_s": time_s},
+        stats=raw["stats"],
         alternatives=tuple(best[1:]),
         smallest_feasible=raw["smallest_feasible"],
     )

@@ -163,12 +163,12 @@ def with_budgets(
             raise ValueError(f"budget {name!r} names no cost; known costs: {', '.join(costs) or 'none'}{hint}")
     result = []
     for name, (reduce, arrays) in costs.items():
-        lower, upper = _budget_ends(name, budgets[name]) if name in budgets else (None, None)
+        lower, upper = budget_ends(name, budgets[name]) if name in budgets else (None, None)
         result.append((name, reduce, arrays, lower, upper))
     return result
 
 
-def _budget_ends(name: str, budget: Budget) -> tuple[int | None, int | None]:
+def budget_ends(name: str, budget: Budget) -> tuple[int | None, int | None]:
     if isinstance(budget, (tuple, list)):
         if len(budget) != 2:
             raise ValueError(f"budget {name!r} must be an upper end or (lower, upper), got {len(budget)} values")

@@ -54,6 +54,7 @@ TABLE: Mapping[str, Row] = {
     "cost": row("space tables architecture numpy"),
     "search_arrays": row("numpy"),
     "search": row("search_arrays tables architecture space _solver numpy", "_solver"),
+    "explain": row("search search_arrays numpy"),
     # Configuration.
     "config_schema": row(),
     "config_yaml": row("", "yaml"),
@@ -288,7 +289,8 @@ SOLVER = {
         "ties": "bound chain dominance forward guided limit ordered solution",
         "infeasible": "chain exact limit problem solution",
         "solve": "beam chain dominance exact infeasible limit problem solution ties",
-        "bindings": "beam exact front limit problem solution solve",
+        "many": "dominance limit near_ties problem solution solve",
+        "bindings": "beam exact front limit many problem solution solve",
     }.items()
 }
 COMMON = {"cpu_target": "", "cuda_launch": "", "cuda_utils": "", "cuda_warp": "cuda_utils", "layout": ""}  # alike

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "front.h"
+#include "many.h"
 #include "solve.h"
 
 namespace py = pybind11;
@@ -137,34 +138,7 @@ py::dict to_dict(const Stats& stats) {
     return result;
 }
 
-std::optional<Method> method_of(const std::string& name) {
-    if (name == "front") return Method::front;
-    if (name == "branch_and_bound") return Method::branch_and_bound;
-    if (name == "beam") return Method::beam;
-    if (name != "auto") {
-        throw py::value_error("method must be 'auto', 'front', 'branch_and_bound' or 'beam', got '" + name + "'");
-    }
-    return std::nullopt;
-}
-
-py::dict solve_arrays(const py::list& losses, const py::list& costs, const py::list& labels, size_t top_k,
-                      const std::string& method, std::optional<double> time_limit_s, size_t max_states,
-                      size_t beam_width) {
-    if (top_k < 1 || max_states < 1 || beam_width < 1) {
-        throw py::value_error("top_k, max_states and beam_width must be at least 1");
-    }
-    Arrays arrays;
-    ProblemData data = read_problem(losses, costs, labels, arrays);
-    const SolveOptions options{method_of(method), top_k, max_states, beam_width};
-    Watch watch(time_limit_s);
-    Solution solution;
-    {
-        const py::gil_scoped_release unlocked;
-        Limit limit = watch.limit();
-        const Problem problem(std::move(data));
-        solution = solve(problem, options, limit);
-    }
-    watch.rethrow();
+py::dict to_dict(const Solution& solution) {
     py::list best;
     for (const Candidate& candidate : solution.best) best.append(to_dict(candidate));
     py::dict smallest;
@@ -179,7 +153,73 @@ py::dict solve_arrays(const py::list& losses, const py::list& costs, const py::l
     return result;
 }
 
-py::dict front_of_arrays(const py::list& losses, const py::list& costs, const py::list& labels, size_t max_points) {
+std::optional<Method> method_of(const std::string& name) {
+    if (name == "front") return Method::front;
+    if (name == "branch_and_bound") return Method::branch_and_bound;
+    if (name == "beam") return Method::beam;
+    if (name != "auto") {
+        throw py::value_error("method must be 'auto', 'front', 'branch_and_bound' or 'beam', got '" + name + "'");
+    }
+    return std::nullopt;
+}
+
+SolveOptions options_of(const std::string& method, size_t top_k, size_t max_states, size_t beam_width) {
+    if (top_k < 1 || max_states < 1 || beam_width < 1) {
+        throw py::value_error("top_k, max_states and beam_width must be at least 1");
+    }
+    return {method_of(method), top_k, max_states, beam_width};
+}
+
+py::dict solve_arrays(const py::list& losses, const py::list& costs, const py::list& labels, size_t top_k,
+                      const std::string& method, std::optional<double> time_limit_s, size_t max_states,
+                      size_t beam_width) {
+    const SolveOptions options = options_of(method, top_k, max_states, beam_width);
+    Arrays arrays;
+    ProblemData data = read_problem(losses, costs, labels, arrays);
+    Watch watch(time_limit_s);
+    Solution solution;
+    {
+        const py::gil_scoped_release unlocked;
+        Limit limit = watch.limit();
+        const Problem problem(std::move(data));
+        solution = solve(problem, options, limit);
+    }
+    watch.rethrow();
+    return to_dict(solution);
+}
+
+using Ends = std::pair<std::optional<int64_t>, std::optional<int64_t>>;
+
+// Budgets: per question one (lower, upper) per cost; those of the costs themselves are not read.
+py::list solve_many_arrays(const py::list& losses, const py::list& costs, const py::list& labels,
+                           const std::vector<std::vector<Ends>>& budgets, size_t top_k, const std::string& method,
+                           std::optional<double> time_limit_s, size_t max_states, size_t beam_width, size_t threads) {
+    if (threads < 1) throw py::value_error("threads must be at least 1");
+    const SolveOptions options = options_of(method, top_k, max_states, beam_width);
+    Arrays arrays;
+    ProblemData data = read_problem(losses, costs, labels, arrays);
+    std::vector<std::vector<BudgetEnds>> ends;
+    for (const auto& question : budgets) {
+        if (question.size() != costs.size()) throw py::value_error("budgets must hold one (lower, upper) per cost");
+        auto& list = ends.emplace_back();
+        for (const auto& [lower, upper] : question) list.push_back({lower, upper});
+    }
+    Watch watch(time_limit_s);
+    std::vector<Solution> solutions;
+    {
+        const py::gil_scoped_release unlocked;
+        Limit limit = watch.limit();
+        const Problem problem(std::move(data));
+        solutions = solve_many(problem, ends, options, threads, limit);
+    }
+    watch.rethrow();
+    py::list result;
+    for (const Solution& solution : solutions) result.append(to_dict(solution));
+    return result;
+}
+
+py::dict front_of_arrays(const py::list& losses, const py::list& costs, const py::list& labels, size_t max_points,
+                         double epsilon) {
     Arrays arrays;
     ProblemData data = read_problem(losses, costs, labels, arrays);
     const size_t blocks = losses.size();
@@ -189,7 +229,7 @@ py::dict front_of_arrays(const py::list& losses, const py::list& costs, const py
         const py::gil_scoped_release unlocked;
         Limit limit = watch.limit();
         const Problem problem(std::move(data));
-        front = pareto_front(problem, max_points, limit);
+        front = pareto_front(problem, {max_points, epsilon}, limit);
     } catch (const Interrupted&) {
         throw py::error_already_set();  // only a signal can end a front early
     }
@@ -203,6 +243,7 @@ py::dict front_of_arrays(const py::list& losses, const py::list& costs, const py
     result["loss"] = py::array_t<double>(points, front.loss.data());
     result["costs"] = columns;
     result["choice"] = choice;
+    result["epsilon"] = front.epsilon;
     return result;
 }
 
@@ -213,5 +254,8 @@ PYBIND11_MODULE(_solver, module) {
     module.def("solve", &solve_arrays, py::arg("losses"), py::arg("costs"), py::arg("labels"), py::arg("top_k"),
                py::arg("method"), py::arg("time_limit_s"), py::arg("max_states"), py::arg("beam_width"));
     module.def("pareto_front", &front_of_arrays, py::arg("losses"), py::arg("costs"), py::arg("labels"),
-               py::arg("max_points"));
+               py::arg("max_points"), py::arg("epsilon"));
+    module.def("solve_many", &solve_many_arrays, py::arg("losses"), py::arg("costs"), py::arg("labels"),
+               py::arg("budgets"), py::arg("top_k"), py::arg("method"), py::arg("time_limit_s"), py::arg("max_states"),
+               py::arg("beam_width"), py::arg("threads"));
 }

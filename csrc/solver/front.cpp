@@ -1,6 +1,8 @@
 #include "front.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 #include <string>
 
 #include "chain.h"
@@ -35,9 +37,10 @@ constexpr size_t most_points = size_t{1} << 28;
 
 class Merger {
   public:
-    Merger(const Problem& problem, size_t max_points, Limit& limit)
+    Merger(const Problem& problem, const FrontOptions& options, Limit& limit)
         : problem_(problem),
-          max_points_(std::min(max_points, most_points)),
+          max_points_(std::min(options.max_points, most_points)),
+          epsilon_(options.epsilon),
           limit_(limit),
           costs_(problem.costs().size()) {
         const Chain all = chain_of_all_costs(problem);
@@ -132,27 +135,68 @@ class Merger {
     }
 
     // Dominance in every pool; their order stays lexicographic. Returns the number of states left.
-    size_t compact(size_t b, std::vector<Layer>& pools) const {
+    size_t compact(size_t b, std::vector<Layer>& pools) {
         size_t total = 0;
         const TieColumns ties{{{sum_columns(), costs_}}, slack_};
         for (Layer& pool : pools) {
-            Layer kept;
-            for (uint32_t i : unreplaced({pool.columns.data(), pool.size(), costs_ + 1}, ties, limit_)) {
-                const int64_t* state = pool.columns.data() + i * (costs_ + 1);
-                kept.columns.insert(kept.columns.end(), state, state + costs_ + 1);
-                kept.parent.push_back(pool.parent[i]);
-                kept.candidate.push_back(pool.candidate[i]);
-            }
-            pool = std::move(kept);
+            pool = choose(pool, unreplaced({pool.columns.data(), pool.size(), costs_ + 1}, ties, limit_));
             total += pool.size();
         }
         if (limit_.reached_now()) throw Interrupted();  // pools may hold dominated states then
+        if (total > max_points_ && epsilon_ > 0) total = thin(pools);
         if (total > max_points_) {
-            throw FrontTooLarge("the front after block " + std::to_string(b) +
-                                " has more than max_points = " + std::to_string(max_points_) +
-                                " points; raise max_points, use fewer costs, or ask solve() for single points");
+            throw FrontTooLarge(
+                "the front after block " + std::to_string(b) +
+                " has more than max_points = " + std::to_string(max_points_) +
+                " points; raise max_points or epsilon, use fewer costs, or ask solve() for single points");
         }
         return total;
+    }
+
+    // Keeps, of all states whose costs lie between the same two powers of 1 + d in every cost, the one that loses
+    // least, with (1 + d)^blocks = 1 + epsilon. Whatever took a state's place at a border, also after more states came
+    // and more thinning, costs less than the next power above that state; and sums and maxima keep ratios.
+    size_t thin(std::vector<Layer>& pools) {
+        thinned_ = true;
+        constexpr double margin = 1 - 1e-6;  // for the logarithms' rounding
+        const double step = margin * std::log1p(epsilon_) / static_cast<double>(chain_.size());
+        size_t total = 0;
+        for (Layer& pool : pools) {
+            std::vector<std::vector<int64_t>> keys(pool.size());
+            for (size_t i = 0; i < pool.size(); ++i) {
+                const int64_t* state = pool.columns.data() + i * (costs_ + 1);
+                for (size_t c = 0; c < costs_; ++c) {
+                    const double cost = static_cast<double>(state[c]);
+                    keys[i].push_back(state[c] == 0 ? -1 : static_cast<int64_t>(std::log(cost) / step));
+                }
+                keys[i].push_back(state[costs_]);
+            }
+            std::vector<uint32_t> order(pool.size());
+            std::iota(order.begin(), order.end(), 0);
+            const auto less = [&](uint32_t i, uint32_t j) { return keys[i] != keys[j] ? keys[i] < keys[j] : i < j; };
+            const bool sorted =
+                limit_.sort_unless_reached(less, [&](auto compare) { std::sort(order.begin(), order.end(), compare); });
+            if (!sorted) throw Interrupted();
+            const auto together = [&](uint32_t i, uint32_t j) {
+                return std::equal(keys[i].begin(), keys[i].end() - 1, keys[j].begin());
+            };
+            order.erase(std::unique(order.begin(), order.end(), together), order.end());
+            std::sort(order.begin(), order.end());
+            pool = choose(pool, order);
+            total += pool.size();
+        }
+        return total;
+    }
+
+    Layer choose(const Layer& pool, const std::vector<uint32_t>& which) const {
+        Layer kept;
+        for (uint32_t i : which) {
+            const int64_t* state = pool.columns.data() + i * (costs_ + 1);
+            kept.columns.insert(kept.columns.end(), state, state + costs_ + 1);
+            kept.parent.push_back(pool.parent[i]);
+            kept.candidate.push_back(pool.candidate[i]);
+        }
+        return kept;
     }
 
     // One layer of all labels, in lexicographic order again.
@@ -185,6 +229,7 @@ class Merger {
         const Layer& last = layers_.back();
         Front front;
         front.costs.resize(costs_);
+        if (thinned_) front.epsilon = epsilon_;
         const std::vector<uint32_t> kept = undominated({last.columns.data(), last.size(), costs_ + 1}, 1, limit_);
         if (limit_.reached_now()) throw Interrupted();
         for (uint32_t i : kept) {
@@ -207,17 +252,19 @@ class Merger {
 
     const Problem& problem_;
     const size_t max_points_;
+    const double epsilon_;
     Limit& limit_;
     const size_t costs_;
     double slack_ = 0;
+    bool thinned_ = false;
     Chain chain_;
     std::vector<Layer> layers_;  // [border]
 };
 
 }  // namespace
 
-Front pareto_front(const Problem& problem, size_t max_points, Limit& limit) {
-    return Merger(problem, max_points, limit).run();
+Front pareto_front(const Problem& problem, const FrontOptions& options, Limit& limit) {
+    return Merger(problem, options, limit).run();
 }
 
 }  // namespace dna_fast

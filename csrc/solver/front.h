@@ -15,7 +15,15 @@
 
 namespace dna_fast {
 
+struct FrontOptions {
+    size_t max_points = 1'000'000;  // most points after all blocks, and after the first few
+    // Beyond that size, a front that covers the complete one is taken instead of failing: for every choice it has a
+    // point that loses no more and costs at most 1 + epsilon times as much, in each cost. 0: fail.
+    double epsilon = 0;
+};
+
 struct Front {
+    double epsilon = 0;                          // 0: complete; else as in the options
     std::vector<double> loss;                    // [F] sorted by the costs in order, then by loss
     std::vector<std::vector<int64_t>> costs;     // [cost][F]
     std::vector<std::vector<uint32_t>> choices;  // [F][B]
@@ -26,8 +34,8 @@ struct FrontTooLarge : std::runtime_error {
 };
 struct Interrupted : std::exception {};
 
-// Budgets of the problem are not read. Throws FrontTooLarge if more than `max_points` points are undominated after all
-// blocks or after the first few, and Interrupted if the limit comes first: an incomplete front is no answer.
-Front pareto_front(const Problem& problem, size_t max_points, Limit& limit);
+// Budgets of the problem are not read. Throws FrontTooLarge if more than `max_points` points are left, and Interrupted
+// if the limit comes first: an incomplete front is no answer.
+Front pareto_front(const Problem& problem, const FrontOptions& options, Limit& limit);
 
 }  // namespace dna_fast

@@ -11,6 +11,7 @@
 #include "core.h"
 #include "driver.h"
 #include "front.h"
+#include "many.h"
 #include "planes.h"
 #include "prices.h"
 #include "solve.h"
@@ -42,7 +43,7 @@ void check_solve(const Instance& instance, unsigned seed, Method method, size_t 
 
 void check_front(const Instance& instance, unsigned seed) {
     Limit limit;
-    const Front front = pareto_front(Problem(instance.data()), 1'000'000, limit);
+    const Front front = pareto_front(Problem(instance.data()), {1'000'000, 0}, limit);
     const auto expected = instance.front();
     expect(front.loss.size() == expected.size(), "seed ", seed, ": expected ", expected.size(), " points, got ",
            front.loss.size());
@@ -89,6 +90,72 @@ std::vector<Totals> fitting(const Instance& instance, const Chain& chain) {
         if (allowed && totals.within(chain.cap)) result.push_back(std::move(totals));
     }
     return result;
+}
+
+// A front that may hold few points covers every choice: loses no more, costs at most 1 + epsilon times as much.
+void check_epsilon_front(const Instance& instance, unsigned seed) {
+    const double epsilon = 0.3;
+    for (size_t most : {size_t{1}, size_t{4}, size_t{1000}}) {
+        Limit limit;
+        Front front;
+        try {
+            front = pareto_front(Problem(instance.data()), {most, epsilon}, limit);
+        } catch (const FrontTooLarge&) {
+            expect(most < 1000, "seed ", seed, ": a front of few points is too large");
+            continue;
+        }
+        expect(front.loss.size() <= most, "seed ", seed, ": more than ", most, " points");
+        for (const Point& point : instance.points()) {
+            bool covered = false;
+            for (size_t f = 0; f < front.loss.size() && !covered; ++f) {
+                covered = front.loss[f] <= point.loss;
+                for (size_t c = 0; c < front.costs.size(); ++c) {
+                    const double most_cost = (1 + front.epsilon) * static_cast<double>(point.costs[c]);
+                    covered = covered && static_cast<double>(front.costs[c][f]) <= most_cost * (1 + 1e-12);
+                }
+            }
+            expect(covered, "seed ", seed, ": a choice that loses ", point.loss, " is not covered");
+        }
+    }
+}
+
+// Many budgets at once: the answers that each gets alone, whatever the threads.
+void check_many(const Instance& instance, unsigned seed) {
+    const Problem problem(instance.data());
+    std::vector<std::vector<BudgetEnds>> budgets;
+    for (size_t q = 0; q < 5; ++q) {
+        std::vector<BudgetEnds>& ends = budgets.emplace_back();
+        const Point& anchor = instance.points()[(q * 7919 + seed) % instance.points().size()];
+        for (size_t c = 0; c < problem.costs().size(); ++c) {
+            ends.push_back({});
+            if ((q + c) % 3 != 0) ends.back().upper = anchor.costs[c] - static_cast<int64_t>(q == 4);
+            if ((q + c) % 4 == 0) ends.back().lower = anchor.costs[c];
+        }
+    }
+    for (size_t top_k : {1, 3}) {
+        const SolveOptions options{std::nullopt, top_k, 8'000'000, 4096};
+        for (size_t threads : {1, 3}) {
+            Limit limit;
+            const std::vector<Solution> together = solve_many(problem, budgets, options, threads, limit);
+            for (size_t q = 0; q < budgets.size(); ++q) {
+                ProblemData data = instance.data();
+                for (size_t c = 0; c < data.costs.size(); ++c) {
+                    data.costs[c].lower = budgets[q][c].lower;
+                    data.costs[c].upper = budgets[q][c].upper;
+                }
+                const Solution alone = solve(Problem(std::move(data)), options, limit);
+                const auto same = [](const Candidate& a, const Candidate& b) {
+                    return a.loss == b.loss && a.choice == b.choice && a.costs == b.costs;
+                };
+                expect(
+                    together[q].status == alone.status && std::equal(together[q].best.begin(), together[q].best.end(),
+                                                                     alone.best.begin(), alone.best.end(), same),
+                    "seed ", seed, ": question ", q, " of many has another answer than alone, top ", top_k);
+                expect(together[q].smallest_feasible == alone.smallest_feasible, "seed ", seed, ": question ", q,
+                       " of many has other smallest feasible ends");
+            }
+        }
+    }
 }
 
 // The bound is below every choice, no sampled prices raise it much, and fixing keeps every choice it must.
@@ -206,6 +273,8 @@ int main() {
         }
         check_beam(instance, seed);
         check_front(instance, seed);
+        check_epsilon_front(instance, seed);
+        if (seed % 8 == 0) check_many(instance, seed);
         check_bound(instance, seed);
         check_swaps(instance, seed);
         check_planes(seed);

@@ -42,3 +42,8 @@ def test_a_wrong_result_is_caught(programs: Path) -> None:
     done = run(programs / "feature_mse_driver", "unknown")
     assert (done.returncode, done.stdout) == (1, "")
     assert "wrong result: expected short_gradient, " in done.stderr
+
+
+def test_the_solvers_threads_do_not_race(tmp_path: Path) -> None:
+    folder = build(SOURCES, tmp_path, ["solver_driver"], "DNA_FAST_SANITIZE=thread")
+    expect_right(run(folder / "solver_driver"))

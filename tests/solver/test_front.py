@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from solver import oracle
-from solver.synthetic import sixteen_cells
+from solver.synthetic import middling_budgets, sixteen_cells
 
 from dna_fast.search import CostSpec, Front, pareto_front, solve
 
@@ -74,3 +74,58 @@ def test_sixteen_cells_front_agrees_with_solve() -> None:
         assert (solution.loss, solution.choice) == (front.loss[point], tuple(front.choice[point].tolist()))
         if point > 0:  # one unit less buys only the point before
             assert solve(losses, macs, {"macs": end - 1}).loss == front.loss[point - 1]
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.3, 5.0])
+@pytest.mark.parametrize("seed", range(25))
+def test_epsilon_front_covers_every_choice(seed: int, epsilon: float) -> None:
+    instance = oracle.random_instance(seed)
+    arguments = (instance.losses, instance.costs)
+    for most in (3, 8, 10_000):
+        options = {"labels": instance.labels, "max_points": most, "epsilon": epsilon}
+        try:
+            front = pareto_front(*arguments, **options)
+        except RuntimeError:
+            assert most < 10_000  # too few, however much is given up
+            continue
+        assert len(front.loss) <= most
+        assert front.epsilon in (0.0, epsilon)
+        exact = {point.choice: point for point in oracle.all_points(instance)}
+        points = points_of(front)
+        assert all(exact[p.choice] == p for p in points)
+        for point in exact.values():
+            assert any(
+                p.loss <= point.loss
+                and all(a <= b * (1 + front.epsilon) * (1 + 1e-12) for a, b in zip(p.costs, point.costs, strict=True))
+                for p in points
+            )
+
+
+def test_epsilon_front_is_complete_where_it_fits() -> None:
+    instance = oracle.random_instance(1)
+    exact = pareto_front(instance.losses, instance.costs, labels=instance.labels)
+    covering = pareto_front(instance.losses, instance.costs, labels=instance.labels, epsilon=0.5)
+    assert covering.epsilon == 0
+    assert points_of(covering) == points_of(exact)
+
+
+def test_sixteen_cells_two_costs_within_ten_per_cent() -> None:
+    losses, costs = sixteen_cells(0)
+    two = {name: costs[name] for name in ("macs", "latency_us")}
+    front = pareto_front(losses, two, max_points=6000, epsilon=0.1)
+    assert 0 < len(front.loss) <= 6000
+    assert front.epsilon == 0.1
+    # Whatever the budgets, a point within 1 + epsilon times them loses no more than the optimum.
+    for share in (0.15, 0.3, 0.5):
+        budgets = middling_budgets(two, share)
+        optimum = solve(losses, two, budgets)
+        within = np.ones(len(front.loss), bool)
+        for name, end in budgets.items():
+            within &= front.costs[name] <= end * 1.1
+        assert front.loss[within].min() <= optimum.loss
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, np.nan, np.inf])
+def test_wrong_epsilon_is_refused(epsilon: float) -> None:
+    with pytest.raises(ValueError, match="epsilon must be a finite number >= 0"):
+        pareto_front([[0.0]], {}, epsilon=epsilon)
