@@ -113,7 +113,7 @@ def _integers(array: ArrayLike, what: str, advice: str) -> NDArray[np.int64]:
     values = np.asarray(array)
     if values.dtype.kind not in "iu":
         if values.size == 0:  # an empty list has no dtype of its own; its shape is what is wrong
-            return np.ascontiguousarray(values, dtype=np.int64)
+            return np.zeros(values.shape, np.int64)
         raise TypeError(f"{what} must be integers, got dtype {values.dtype}; {advice}")
     if values.dtype == np.uint64 and int(values.max(initial=0)) > INT64_MAX:
         position = np.unravel_index(int(values.argmax()), values.shape)

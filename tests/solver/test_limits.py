@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from solver.synthetic import middling_budgets, sixteen_cells
 
-from dna_fast.search import pareto_front, solve
+from dna_fast.search import pareto_front, solve, solve_many
 
 
 def hard_arguments() -> tuple:
@@ -24,7 +24,7 @@ def hard_arguments() -> tuple:
 def test_deadline_is_kept_and_nothing_is_claimed(method: str) -> None:
     started = time.perf_counter()
     solution = solve(*hard_arguments(), time_limit_s=0.2, method=method)
-    assert time.perf_counter() - started < 3  # sorting a few million states is not interrupted
+    assert time.perf_counter() - started < 3
     assert (solution.status, solution.choice, solution.loss, solution.costs) == ("limit", None, None, None)
     assert np.isfinite(solution.bound)
     assert solution.gap == np.inf
@@ -123,3 +123,52 @@ def test_other_threads_run_while_solving() -> None:
     done.set()
     thread.join()
     assert ticks >= 10
+
+
+# What may be late: the look at the clock, the end of an uninterrupted step, and the machine's own business; of several
+# tries the best is the solver's.
+PROMPT_S = 0.05
+
+
+@pytest.mark.parametrize("method", ["branch_and_bound", "beam"])
+def test_deadlines_are_kept_within_fifty_milliseconds(method: str) -> None:
+    late = []
+    for seconds in (0.1, 0.2, 0.3, 0.4):
+        started = time.perf_counter()
+        solve(*hard_arguments(), time_limit_s=seconds, method=method, beam_width=4**12)
+        late.append(time.perf_counter() - started - seconds)
+    assert min(late) < PROMPT_S, late
+
+
+def test_signals_are_heeded_within_fifty_milliseconds() -> None:
+    late: list[float] = []
+    before = signal.signal(signal.SIGALRM, _raise_alarm)
+    try:
+        for seconds in (0.15, 0.25, 0.35, 0.45):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            started = time.perf_counter()
+            with pytest.raises(Alarm):
+                long_solve()
+            late.append(time.perf_counter() - started - seconds)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert min(late) < PROMPT_S, late
+
+
+def _raise_alarm(*_: object) -> None:
+    raise Alarm
+
+
+def test_a_signal_ends_many_questions_on_many_threads() -> None:
+    losses, costs, budgets = hard_arguments()
+    before = signal.signal(signal.SIGALRM, _raise_alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    started = time.perf_counter()
+    try:
+        with pytest.raises(Alarm):
+            solve_many(losses, costs, [budgets] * 6, threads=3)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.perf_counter() - started < 5
