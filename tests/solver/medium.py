@@ -46,7 +46,9 @@ class Program:
 
     objective: np.ndarray  # in LOSS_UNITS
     block: np.ndarray
+    row: np.ndarray  # rank of the label of the block before
     candidate: np.ndarray
+    label: np.ndarray  # rank of the label that it shows
     rows: list[np.ndarray]
     lower: list[int]
     upper: list[int]
@@ -90,10 +92,11 @@ def program_of(instance: Instance) -> Program:
             lower.append(1)
             upper.append(len(instance.losses))
     objective = np.rint(along(instance.losses) * LOSS_UNITS).astype(np.int64)
-    return Program(objective, block, candidate, rows, lower, upper)
+    label = np.array([ranks[b][i] for b, _, i in arcs])
+    return Program(objective, block, row, candidate, label, rows, lower, upper)
 
 
-def cp_sat(program: Program) -> int | None:
+def cp_sat(program: Program, presolve: bool) -> int | None:
     """The proven least objective by CP-SAT; None: infeasible."""
     from ortools.sat.python import cp_model
 
@@ -103,6 +106,7 @@ def cp_sat(program: Program) -> int | None:
         model.add_linear_constraint(cp_model.LinearExpr.weighted_sum(taken, row.tolist()), lower, upper)
     model.minimize(cp_model.LinearExpr.weighted_sum(taken, program.objective.tolist()))
     solver.parameters.num_workers = 1
+    solver.parameters.cp_model_presolve = presolve
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:
         return None
@@ -111,8 +115,9 @@ def cp_sat(program: Program) -> int | None:
 
 
 def main() -> None:
-    """In a process of its own: seeds on standard input -> optima on standard output, both JSON."""
-    print(json.dumps([cp_sat(program_of(medium_instance(seed))) for seed in json.load(sys.stdin)]))
+    """In a process of its own: seeds and whether to presolve on standard input -> optima on standard output, all JSON."""
+    seeds, presolve = json.load(sys.stdin)
+    print(json.dumps([cp_sat(program_of(medium_instance(seed)), presolve) for seed in seeds]))
 
 
 if __name__ == "__main__":

@@ -70,22 +70,50 @@ def test_highs_agrees(seeds: range) -> None:
 )
 @pytest.mark.parametrize("seeds", [FEW, pytest.param(MANY, marks=slow)], ids=["few", "hundreds"])
 def test_cp_sat_agrees(seeds: range) -> None:
+    optima = cp_sat_optima(list(seeds), presolve=True)
+    solutions = {seed: ours(seed) for seed in seeds}
+    for seed, solution in solutions.items():
+        assert solution.status == ("optimal" if solution.choice is not None else "infeasible"), seed
+        if solution.choice is not None:
+            check_choice(seed, solution)
+    # OR-tools 9.15's presolve loses the optimum of seed 35: without it the optimum is ours, and exact sums say so too.
+    doubtful = [seed for seed, optimum in optima.items() if optimum != objective_of(solutions[seed])]
+    optima |= cp_sat_optima(doubtful, presolve=False)
+    assert optima == {seed: objective_of(solution) for seed, solution in solutions.items()}
+    assert len(doubtful) <= len(seeds) // 100
+    assert 0 < sum(optimum is None for optimum in optima.values()) < len(seeds) // 2
+
+
+def objective_of(solution: Solution) -> int | None:
+    return None if solution.loss is None else int(solution.loss * LOSS_UNITS)
+
+
+def check_choice(seed: int, solution: Solution) -> None:
+    """The choice keeps every row of the program, in Python integers."""
+    program = program_of(medium_instance(seed))
+    taken = np.zeros(len(program.block), np.int64)
+    row = 0
+    for block, candidate in enumerate(solution.choice):
+        arc = (program.block == block) & (program.row == row) & (program.candidate == candidate)
+        taken[arc] = 1
+        row = program.label[arc].item()
+    for row, low, high in zip(program.rows, program.lower, program.upper, strict=True):
+        assert low <= int(row @ taken) <= high, seed
+    assert int(program.objective @ taken) == objective_of(solution), seed
+
+
+def cp_sat_optima(seeds: list[int], *, presolve: bool) -> dict[int, int | None]:
+    """By CP-SAT, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "solver.medium"],
-        input=json.dumps(list(seeds)),
+        input=json.dumps([seeds, presolve]),
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    optima, infeasible = json.loads(done.stdout), 0
-    for seed, optimum in zip(seeds, optima, strict=True):
-        solution = ours(seed)
-        assert solution.status == ("infeasible" if optimum is None else "optimal"), seed
-        assert optimum is None or solution.loss * LOSS_UNITS == optimum, seed
-        infeasible += optimum is None
-    assert 0 < infeasible < len(seeds) // 2
+    return dict(zip(seeds, json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.parametrize("seed", range(6))
