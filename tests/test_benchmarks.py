@@ -304,6 +304,42 @@ def test_search_section() -> None:
     assert "| optimum, one budget | 2.00 | HiGHS | 5,000 | 2,500x |" in made.lines
 
 
+def test_search_section_says_what_is_proven_of_huge_spaces() -> None:
+    def once(median_s: float, opponent: str, gap: float) -> Entry:
+        fields = {"opponent": opponent, "loss": 10.5, "gap": gap, "peak_bytes": 3_000_000}
+        return replace(entry(median_s, ""), fields=fields)
+
+    def timed(median_s: float, opponent: str) -> Entry:
+        return replace(entry(median_s, ""), fields={"opponent": opponent})
+
+    huge = Race("1e100 architectures, two budgets", {}, (once(0.5, "dna_fast", 5e-4), once(60.0, "cp_sat", 0.02)))
+    sizes = Race("size 1e5", {"exponent": 5}, (once(0.001, "dna_fast", 0.0),))
+    small = Race("optimum, one budget", {}, (timed(0.001, "dna_fast"), timed(0.5, "cp_sat_raw")))
+    coupled = Race("optimum, three budgets, costs by the width before", {}, (timed(0.004, "dna_fast"),))
+    made = search.section(result("search", small, coupled, huge, sizes))
+    expected = {"one_budget_ms": 1.0, "one_budget_ratio": 500.0, "three_budgets_ms": 4.0, "huge_gap": 0.05}
+    assert made.measured == pytest.approx({f"search.{name}": value for name, value in expected.items()})
+    assert "|  | CP-SAT | 60.000 | 10.500000 | 2.000% | 3 |" in made.lines
+    assert "| size 1e5 | dna_fast | 0.001 | 10.500000 | none | 3 |" in made.lines
+
+
+def test_sizes_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
+    from benchmarks import plot_search
+
+    def run(exponent: int, opponent: str, gap: float) -> Race:
+        fields = {"opponent": opponent, "loss": 1.0, "gap": gap, "peak_bytes": 10**exponent}
+        return Race(f"size 1e{exponent}", {"exponent": exponent}, (replace(entry(0.1, ""), fields=fields),))
+
+    found = plot_search.series(result("search", run(7, "dna_fast", 0), run(5, "dna_fast", 0), run(5, "highs", 0.1)))
+    assert found == {"dna_fast": [(5, 0.1, 0.1, 0), (7, 0.1, 10.0, 0)], "highs": [(5, 0.1, 0.1, 0.1)]}
+    monkeypatch.setattr(plot_search, "PATH", tmp_path / "sizes.png")
+    plot_search.draw(found)
+    assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="the result holds no sizes"):
+        plot_search.draw({})
+
+
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
