@@ -17,7 +17,17 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dna_fast.search_arrays import BoundedCost, Budget, CostSpec, Problem, read_errors, read_problem, with_budgets
+from dna_fast.search_arrays import (
+    BoundedCost,
+    Budget,
+    CostSpec,
+    Problem,
+    read_allowed,
+    read_errors,
+    read_problem,
+    restricted,
+    with_budgets,
+)
 
 __all__ = [
     "Alternative",
@@ -103,6 +113,7 @@ def solve(
     top_k: int = 1,
     min_differences: int = 1,
     standard_errors: Sequence[ArrayLike] | None = None,
+    allowed: Sequence[ArrayLike | None] | None = None,
     method: Method = "auto",
     time_limit_s: float | None = None,
     max_states: int = 8_000_000,
@@ -130,6 +141,8 @@ def solve(
             before it: meant for a handful, not for hundreds.
         standard_errors: Those of ``losses``, in the same shapes, nan where not known: tells which alternatives cannot
             be told from the best (see ``Alternative``).
+        allowed: Per block a boolean mask ``[n_b]`` of the candidates that may be chosen, or None for all of them: fixes a
+            candidate (one true entry) or forbids some, and keeps every number as it is.
         method: ``front`` merges complete fronts; ``branch_and_bound`` prunes them with priced bounds, and finds good
             choices early; both are exact. ``beam`` makes the same passes up to ``beam_width``, whatever they leave
             open: for spaces where exactness is out of reach. ``auto`` takes ``front`` where no budget can bind, and
@@ -160,8 +173,13 @@ def solve(
             f"min_differences must be 1 to {len(problem.losses)}, the number of blocks, got {min_differences}"
         )
     errors = None if standard_errors is None else read_errors(standard_errors, problem)
-    search = _Search(problem, with_budgets(problem.costs, budgets), method, time_limit_s, max_states, beam_width)
+    kept = None if allowed is None else read_allowed(allowed, problem)
+    asked = problem if kept is None else restricted(problem, kept)
+    search = _Search(asked, with_budgets(asked.costs, budgets), method, time_limit_s, max_states, beam_width)
     raw = search.run(top_k) if min_differences == 1 else search.run_apart(top_k, min_differences)
+    if kept is not None:
+        for found in raw["best"]:
+            found["choice"] = [int(k[i]) for k, i in zip(kept, found["choice"], strict=True)]
     raw["stats"]["time_s"] = time.perf_counter() - started
     solution = _solution(raw, list(costs))
     return solution if errors is None else _with_errors(solution, problem, errors)

@@ -76,6 +76,42 @@ def read_problem(
     return Problem(loss_arrays, cost_arrays, codes)
 
 
+def read_allowed(allowed: Sequence[ArrayLike | None], problem: Problem) -> list[NDArray[np.intp]]:
+    """Per block the candidates that may be chosen, ascending, from one boolean mask [n_b] per block (None: all of them).
+
+    Raises:
+        ValueError: not one mask per block, another shape, or nothing left in a block.
+        TypeError: a mask that is not boolean.
+    """
+    if len(allowed) != len(problem.losses):
+        raise ValueError(f"allowed must hold one mask or None per block ({len(problem.losses)}), got {len(allowed)}")
+    kept = []
+    for block, (mask, losses) in enumerate(zip(allowed, problem.losses, strict=True)):
+        size = losses.shape[-1]
+        values = np.ones(size, bool) if mask is None else np.asarray(mask)
+        if values.dtype != bool:
+            raise TypeError(
+                f"allowed[{block}] must be boolean, true where a candidate may be chosen, got {values.dtype}"
+            )
+        if values.shape != (size,):
+            raise ValueError(f"allowed[{block}] must be [{size}], one per candidate, got shape {values.shape}")
+        if not values.any():
+            raise ValueError(f"allowed[{block}] leaves no candidate of block {block}; allow at least one")
+        kept.append(np.flatnonzero(values))
+    return kept
+
+
+def restricted(problem: Problem, kept: Sequence[NDArray[np.intp]]) -> Problem:
+    """The problem of the kept candidates; labels keep their ranks, and so rows their meaning."""
+
+    def chosen(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        return [np.ascontiguousarray(array[..., k]) for array, k in zip(arrays, kept, strict=True)]
+
+    costs = {name: (reduce, chosen(arrays)) for name, (reduce, arrays) in problem.costs.items()}
+    labels = [None if codes is None else codes[k] for codes, k in zip(problem.labels, kept, strict=True)]
+    return Problem(chosen(problem.losses), costs, labels)
+
+
 def read_errors(errors: Sequence[ArrayLike], problem: Problem) -> list[NDArray[np.float64]]:
     """Standard errors in the shapes of the losses, nan where not known.
 
