@@ -13,6 +13,7 @@ from dna_fast._files import read_json, write_json
 from dna_fast.architecture import Architecture
 from dna_fast.config import resolve_quantity
 from dna_fast.cost import cost_table
+from dna_fast.restrictions import masks
 from dna_fast.search import Alternative, CostSpec, Front, Solution, pareto_front, solve
 from dna_fast.tables import CostTable, RatingTable
 
@@ -31,9 +32,11 @@ class Query:
         metric: the rating to minimise; None: the table's own.
         top: how many of the best.
         teacher_macs: what a bound such as "teacher/3" refers to.
+        fix, forbid: rules about candidates, cells and operators (see `restrictions`).
+        min_differences: in at least how many blocks every two of the best differ.
 
     Raises:
-        ValueError: tables of different spaces.
+        ValueError: tables of different spaces, or a rule that cannot be.
     """
 
     ratings: RatingTable
@@ -42,6 +45,9 @@ class Query:
     metric: str | None = None
     top: int = 5
     teacher_macs: int | None = None
+    fix: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+    min_differences: int = 1
 
     def __post_init__(self) -> None:
         if self.ratings.space != self.costs.space:
@@ -49,6 +55,7 @@ class Query:
                 f"search: ratings are of space {self.ratings.space.name!r} ({self.ratings.space.sha256[:12]}), costs of "
                 f"{self.costs.space.name!r} ({self.costs.space.sha256[:12]}); both tables must come from one space"
             )
+        masks(self.ratings.space, self.fix, self.forbid)
 
     @classmethod
     def of_files(cls, ratings: Path | None, costs: Path | None) -> Query:
@@ -116,11 +123,18 @@ class Query:
         """The best architectures under the bounds, exactly."""
         costs = self.specs(self.costs.names)
         return solve(
-            self.ratings.losses(self.metric), costs, dict(self.bounds), labels=self.costs.labels, top_k=self.top
+            self.ratings.losses(self.metric),
+            costs,
+            dict(self.bounds),
+            labels=self.costs.labels,
+            top_k=self.top,
+            min_differences=self.min_differences,
+            standard_errors=self.ratings.standard_errors(self.metric),
+            allowed=masks(self.ratings.space, self.fix, self.forbid),
         )
 
     def front(self, name: str = "macs") -> Front:
-        """The complete exact front of the rating against one cost."""
+        """The complete exact front of the rating against one cost, whatever is fixed or forbidden."""
         return pareto_front(self.ratings.losses(self.metric), self.specs([name]), labels=self.costs.labels)
 
 
@@ -132,6 +146,7 @@ class Found:
     costs: Mapping[str, int]
     candidates: tuple[int, ...]
     blocks: tuple[str, ...]  # per block, for people: "3x24 041", layers x width and the operators
+    indistinguishable: bool | None = None  # from the best, by the ratings' standard errors; None: they are not known
 
 
 @dataclass(frozen=True)
@@ -200,6 +215,8 @@ def print_answer(found: Answer, display: Display) -> None:
             for rank, s in enumerate(found.solutions, start=1)
         ]
         display.table(("#", found.metric, *names, "layers x width, operator per layer; block by block"), rows)
+        if close := [str(rank) for rank, s in enumerate(found.solutions, start=1) if s.indistinguishable]:
+            display.say(f"within the ratings' standard errors of the first: number {', '.join(close)}")
         display.say(f"proven lower bound {found.bound:.6f}, gap {found.gap:.2%}; {1e3 * found.stats['time_s']:.1f} ms")
     for name, smallest in found.smallest_feasible.items():
         words = "no value helps" if smallest is None else f"the smallest feasible bound is {smallest:,}"
@@ -212,7 +229,7 @@ def _describe(query: Query, found: Alternative) -> Found:
         cell, path = space.candidate(b, index)
         shape = space.blocks[b].cells[cell]
         blocks.append(f"{shape.depth}x{shape.width} {''.join(map(str, path))}")
-    return Found(found.loss, found.costs, found.choice, tuple(blocks))
+    return Found(found.loss, found.costs, found.choice, tuple(blocks), found.indistinguishable)
 
 
 def _split_all(flag: str, texts: Sequence[str]) -> dict[str, str]:

@@ -55,6 +55,7 @@ TABLE: Mapping[str, Row] = {
     "search_arrays": row("numpy"),
     "search": row("search_arrays tables architecture space _solver numpy", "_solver"),
     "explain": row("search search_arrays numpy"),
+    "restrictions": row("space numpy"),
     # Configuration.
     "config_schema": row(),
     "config_yaml": row("", "yaml"),
@@ -112,7 +113,7 @@ TABLE: Mapping[str, Row] = {
     # A run: every stage on first use, one subcommand one stage.
     "images": row("_files config data.* numpy", "data.* timm"),
     "pipeline": row("_files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"),
-    "query": row("_files architecture config cost search search_arrays space tables numpy", "display pipeline"),
+    "query": row("_files architecture config cost restrictions search space tables numpy", "display pipeline"),
     "display": row("rich"),
     "stages": row("architecture config cost display pipeline query report numpy", EVERY_STAGE),
     "demo": row("display pipeline query stages", EVERY_STAGE),
