@@ -6,7 +6,7 @@
 #include <numeric>
 #include <queue>
 
-#include "chunks.h"
+#include "kept_tree.h"
 #include "ordered.h"
 
 namespace dna_fast {
@@ -51,16 +51,16 @@ std::vector<uint32_t> staircase(const Points& points, const std::vector<uint32_t
 
 std::vector<uint32_t> scan(const Points& points, const std::vector<uint32_t>& order, size_t copies, Limit& limit) {
     std::vector<uint32_t> kept;
-    Chunks chunks(points.columns);
+    KeptTree tree(points.data, points.size, points.columns, limit);
     for (uint32_t i : order) {
         size_t dominators = 0;
         if (limit.reached()) {
             kept.push_back(i);
             continue;
         }
-        chunks.visit_dominators(points[i], [&](uint32_t) { return ++dominators == copies; });
+        tree.visit_dominators(points[i], [&](uint32_t) { return ++dominators == copies; });
         if (dominators == copies) continue;
-        chunks.add(points[i], i);
+        tree.keep(i);
         kept.push_back(i);
     }
     return kept;

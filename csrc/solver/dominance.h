@@ -28,8 +28,8 @@ std::optional<std::vector<uint32_t>> lexicographic_order(const Points& points, L
 // Indices of the points that fewer than `copies` points dominate, in lexicographic order of their columns. Whatever is
 // added to all columns of two points afterwards, the `copies` best sums of the kept are those of all: each point that
 // is left out stands behind `copies` kept ones. O(n log n) up to two columns, or three with one copy; beyond, a scan of
-// the kept points in chunks with a common lower corner, which can take long: when the limit comes, the points not yet
-// looked at are kept, so the result is larger than it need be but never wrong.
+// the kept points in a k-d tree, which can take long: when the limit comes, the points not yet looked at are kept, so
+// the result is larger than it need be but never wrong.
 std::vector<uint32_t> undominated(const Points& points, size_t copies, Limit& limit);
 
 // Presolve: per block, the candidates that fewer than `copies` others replace: same label, and no worse in the loss

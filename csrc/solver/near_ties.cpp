@@ -6,7 +6,7 @@
 #include <numeric>
 #include <optional>
 
-#include "chunks.h"
+#include "kept_tree.h"
 #include "ordered.h"
 
 namespace dna_fast {
@@ -76,13 +76,16 @@ bool replaces(const Points& points, const TieColumns& ties, uint32_t i, uint32_t
 std::vector<uint32_t> by_scan(const Points& points, const std::vector<uint32_t>& order, const TieColumns& ties,
                               Limit& limit) {
     std::vector<uint32_t> kept;
-    Chunks chunks(points.columns);
+    KeptTree tree(points.data, points.size, points.columns, limit);
     for (uint32_t j : order) {
+        if (limit.reached()) {
+            kept.push_back(j);
+            continue;
+        }
         bool replaced = false;
-        if (!limit.reached())
-            chunks.visit_dominators(points[j], [&](uint32_t i) { return replaced = replaces(points, ties, i, j); });
+        tree.visit_dominators(points[j], [&](uint32_t i) { return replaced = replaces(points, ties, i, j); });
         if (replaced) continue;
-        chunks.add(points[j], j);
+        tree.keep(j);
         kept.push_back(j);
     }
     return kept;
