@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dna_fast.architecture import Architecture, from_zoo
     from dna_fast.cost import architecture_cost, cost_table
-    from dna_fast.search import CostSpec, Front, Solution, pareto_front, solve
+    from dna_fast.explanation import Explanation, explain
+    from dna_fast.search import CostSpec, Front, Solution, pareto_front, solve, solve_many
     from dna_fast.space import SearchSpace, preset
     from dna_fast.tables import CostTable, RatingTable
 
@@ -22,6 +23,7 @@ __all__ = [
     "Architecture",
     "CostSpec",
     "CostTable",
+    "Explanation",
     "Front",
     "RatingTable",
     "SearchSpace",
@@ -29,26 +31,31 @@ __all__ = [
     "__version__",
     "architecture_cost",
     "cost_table",
+    "explain",
     "from_zoo",
     "pareto_front",
     "preset",
     "solve",
+    "solve_many",
 ]
 
 _HOMES = {
     "Architecture": "architecture",
     "CostSpec": "search",
     "CostTable": "tables",
+    "Explanation": "explanation",
     "Front": "search",
     "RatingTable": "tables",
     "SearchSpace": "space",
     "Solution": "search",
     "architecture_cost": "cost",
     "cost_table": "cost",
+    "explain": "explanation",
     "from_zoo": "architecture",
     "pareto_front": "search",
     "preset": "space",
     "solve": "search",
+    "solve_many": "search",
 }
 
 

@@ -172,6 +172,22 @@ def search(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Rating to minimise; default: the table's own.")] = None,
     top: Annotated[int | None, typer.Option(help="How many of the best to list.")] = None,
+    apart: Annotated[int, typer.Option(help="In at least how many blocks every two of them differ.")] = 1,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Leave nothing else: 3:4x112, 3:4x112:0215, 3:op2 or op2. Repeatable."),
+    ] = None,
+    forbid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Leave out: a cell, a candidate or an operator, as --fix. Repeatable."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Which budget binds, and what the next unit of it buys.")
+    ] = False,
+    front: Annotated[
+        Path | None, typer.Option(help="Write the complete front of rating and bounded costs (macs without) as CSV.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw rating against macs: the front, what was found.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write search.json and architecture.json; default: RUN.")
     ] = None,
@@ -181,19 +197,27 @@ def search(
 
     Bounds given here replace all of the run's own. RUN's search.json and architecture.json are written anew.
     """
+    from dna_fast.fronts import plot_answer, write_front
     from dna_fast.query import Query, answer, print_answer, write_answer
 
     if run is not None and ratings is not None:
         raise ValueError("search: give either a run directory or --ratings, not both")
     query = Query.of_files(ratings, costs) if run is None else Query.of_run(_open(run))
-    query = query.asking(maximum or (), minimum or (), metric, top)
+    query = query.asking(maximum or (), minimum or (), metric, top).ruled(fix or (), forbid or (), apart)
     found = answer(query)
     if (directory := out if out is not None else run) is not None:
         write_answer(query, found, directory)
+    why = query.explain().lines()[1:] if explain else []
     if as_json:
-        print(json.dumps(found.to_dict()))
+        print(json.dumps(found.to_dict() | ({"explanation": why} if explain else {})))
     else:
         print_answer(found, _display())
+        for line in why:
+            _display().say(f"  {line}")
+    if front is not None and (points := write_front(query, front)) and not as_json:
+        _display().say(f"{front}: {points} points")
+    if plot is not None and found.solutions:
+        plot_answer(query, found, plot)
     if not found.solutions:
         raise typer.Exit(EXIT_NO_ANSWER)
 

@@ -13,8 +13,10 @@ from dna_fast._files import read_json, write_json
 from dna_fast.architecture import Architecture
 from dna_fast.config import resolve_quantity
 from dna_fast.cost import cost_table
+from dna_fast.explanation import Explanation, explain
 from dna_fast.restrictions import masks
 from dna_fast.search import Alternative, CostSpec, Front, Solution, pareto_front, solve
+from dna_fast.space import SearchSpace
 from dna_fast.tables import CostTable, RatingTable
 
 if TYPE_CHECKING:
@@ -87,6 +89,10 @@ class Query:
         query = self.bounded(upper, lower) if upper or lower else self
         return replace(query, metric=metric, top=self.top if top is None else top)
 
+    def ruled(self, fix: Sequence[str], forbid: Sequence[str], min_differences: int) -> Query:
+        """The query with rules about candidates, and with how many blocks the best must differ in."""
+        return replace(self, fix=tuple(fix), forbid=tuple(forbid), min_differences=min_differences)
+
     def bounded(self, upper: Mapping[str, str], lower: Mapping[str, str]) -> Query:
         """The query with other bounds; quantities as text.
 
@@ -133,9 +139,19 @@ class Query:
             allowed=masks(self.ratings.space, self.fix, self.forbid),
         )
 
-    def front(self, name: str = "macs") -> Front:
-        """The complete exact front of the rating against one cost, whatever is fixed or forbidden."""
-        return pareto_front(self.ratings.losses(self.metric), self.specs([name]), labels=self.costs.labels)
+    def front(self, *names: str) -> Front:
+        """The complete exact front of the rating against the named costs, whatever is fixed or forbidden."""
+        return pareto_front(self.ratings.losses(self.metric), self.specs(names), labels=self.costs.labels)
+
+    def explain(self) -> Explanation:
+        """Which budget binds, and what the next unit of it would buy, among the candidates that the rules leave."""
+        return explain(
+            self.ratings.losses(self.metric),
+            self.specs(self.bounds),
+            dict(self.bounds),
+            labels=self.costs.labels,
+            allowed=masks(self.ratings.space, self.fix, self.forbid),
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ class Found:
     loss: float
     costs: Mapping[str, int]
     candidates: tuple[int, ...]
-    blocks: tuple[str, ...]  # per block, for people: "3x24 041", layers x width and the operators
+    blocks: tuple[str, ...]  # `in_words`
     indistinguishable: bool | None = None  # from the best, by the ratings' standard errors; None: they are not known
 
 
@@ -223,13 +239,19 @@ def print_answer(found: Answer, display: Display) -> None:
         display.say(f"  {name}, the other budgets held: {words}")
 
 
-def _describe(query: Query, found: Alternative) -> Found:
-    space, blocks = query.ratings.space, []
-    for b, index in enumerate(found.choice):
+def in_words(space: SearchSpace, choice: Sequence[int]) -> tuple[str, ...]:
+    """Per block, for people: "3x24 041", layers x width and the operators."""
+    blocks = []
+    for b, index in enumerate(choice):
         cell, path = space.candidate(b, index)
         shape = space.blocks[b].cells[cell]
         blocks.append(f"{shape.depth}x{shape.width} {''.join(map(str, path))}")
-    return Found(found.loss, found.costs, found.choice, tuple(blocks), found.indistinguishable)
+    return tuple(blocks)
+
+
+def _describe(query: Query, found: Alternative) -> Found:
+    blocks = in_words(query.ratings.space, found.choice)
+    return Found(found.loss, found.costs, found.choice, blocks, found.indistinguishable)
 
 
 def _split_all(flag: str, texts: Sequence[str]) -> dict[str, str]:

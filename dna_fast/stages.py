@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dna_fast.architecture import Architecture, random_choice
+from dna_fast.architecture import Architecture
 from dna_fast.cost import architecture_cost, largest_choice, random_at_cost
 from dna_fast.display import Display, Update
+from dna_fast.fronts import plot_points
 from dna_fast.pipeline import Run
 from dna_fast.query import Query
-from dna_fast.report import Point, SearchPlot, plot_search
+from dna_fast.report import Point
 
 if TYPE_CHECKING:
     from dna_fast.rate import RateProgress
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 MACS_TOLERANCE = 0.01  # a baseline "of equal macs" is within this share of the winner's
 
-CLOUD = 2000  # random architectures in the plot
 MAX_DRAWS = 100  # of a baseline that must differ from the winner and the baselines before it
 
 
@@ -136,22 +136,8 @@ def compare(
 
 def plot_comparison(path: Path, query: Query, results: Sequence[Compared]) -> None:
     """Rating against macs: the front, the winner, the baselines, and random architectures for scale."""
-    rng = np.random.Generator(np.random.Philox(0))
-    cloud = [random_choice(query.costs.space, rng) for _ in range(CLOUD)]
-    front = query.front("macs")
     points = [Point(r.name, r.macs, query.loss(r.arch.candidates or ())) for r in results]
-    plot = SearchPlot(
-        title=f"{query.costs.space.summary()}",
-        front_macs=front.costs["macs"],
-        front_loss=front.loss,
-        winner=points[0],
-        baselines=points[1:],
-        cloud_macs=[query.costs.total(choice)["macs"] for choice in cloud],
-        cloud_loss=[query.loss(choice) for choice in cloud],
-        budget_macs=query.bounds.get("macs", (None, None))[1],
-        metric=query.ratings.metric,
-    )
-    plot_search(path, plot)
+    plot_points(query, points, path)
 
 
 def _on_step(update: Update) -> Callable[[StepRecord], None]:

@@ -42,7 +42,7 @@ EVERY_STAGE = (
 
 TABLE: Mapping[str, Row] = {
     # The package itself: public names on first use.
-    "__init__": row("", "architecture cost search space tables"),
+    "__init__": row("", "architecture cost explanation search space tables"),
     "__main__": row("cli"),
     # Leaves.
     "_files": row(),
@@ -54,7 +54,7 @@ TABLE: Mapping[str, Row] = {
     "cost": row("space tables architecture numpy"),
     "search_arrays": row("numpy"),
     "search": row("search_arrays tables architecture space _solver numpy", "_solver"),
-    "explain": row("search search_arrays numpy"),
+    "explanation": row("search search_arrays numpy"),
     "restrictions": row("space numpy"),
     # Configuration.
     "config_schema": row(),
@@ -113,11 +113,12 @@ TABLE: Mapping[str, Row] = {
     # A run: every stage on first use, one subcommand one stage.
     "images": row("_files config data.* numpy", "data.* timm"),
     "pipeline": row("_files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"),
-    "query": row("_files architecture config cost restrictions search space tables numpy", "display pipeline"),
+    "query": row("_files architecture config cost explanation restrictions search space tables", "display pipeline"),
+    "fronts": row("_files architecture query report numpy"),
     "display": row("rich"),
-    "stages": row("architecture config cost display pipeline query report numpy", EVERY_STAGE),
+    "stages": row("architecture config cost display fronts pipeline query report numpy", EVERY_STAGE),
     "demo": row("display pipeline query stages", EVERY_STAGE),
-    "cli": row("typer", f"{EVERY_STAGE} about demo display pipeline query stages"),
+    "cli": row("typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
 }
 
 # Where torch must not come from, by whatever way.

@@ -1,5 +1,7 @@
 """One small run from end to end through the command line, and what goes wrong on the way."""
 
+import csv
+import itertools
 import json
 import os
 import shutil
@@ -211,6 +213,46 @@ def test_search_from_files_prints_a_table(run: Path, capsys: pytest.CaptureFixtu
     text = _dna_fast("search", "--ratings", run / "ratings.npz", "--max", "macs=1G", capsys=capsys)
     assert "optimal: relative_l1 under macs <= 1,000,000,000" in text
     assert "1x8" in text or "2x10" in text
+
+
+def test_search_writes_the_front_and_draws_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, picture = tmp_path / "front.csv", tmp_path / "front.png"
+    files = ("--front", table, "--plot", picture, "--out", tmp_path)
+    text = _dna_fast("search", run, "--max", "params=10k", "--top", 3, *files, capsys=capsys)
+    header, *rows = csv.reader(table.read_text(encoding="utf-8").splitlines())
+    assert header[:4] == ["relative_l1", "params", "block0", "block0_layers_x_width_operators"]
+    assert f"{len(rows)} points" in text
+    costs, ratings = CostTable.load(run / "costs.npz"), RatingTable.load(run / "ratings.npz")
+    everything = list(itertools.product(range(6), range(6)))
+    losses = {choice: sum(b[i] for b, i in zip(ratings.losses(), choice, strict=True)) for choice in everything}
+    totals = {choice: costs.total(choice)["params"] for choice in everything}
+    kept = {
+        (totals[c], losses[c])
+        for c in everything
+        if not any(
+            totals[o] <= totals[c] and losses[o] <= losses[c] and (totals[o], losses[o]) != (totals[c], losses[c])
+            for o in everything
+        )
+    }
+    assert {(int(row[1]), float(row[0])) for row in rows} == kept
+    assert all(totals[int(row[2]), int(row[4])] == int(row[1]) for row in rows)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_search_keeps_to_rules_and_explains(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    free = json.loads(_dna_fast("search", run, "--max", "macs=1G", "--json", "--out", tmp_path, capsys=capsys))
+    best = free["solutions"][0]["blocks"][0]
+    rule = f"0:{best.replace(' ', ':')}"
+    costs = CostTable.load(run / "costs.npz")
+    totals = sorted(costs.total(choice)["macs"] for choice in itertools.product(range(6), range(6)))
+    bound = f"macs={totals[27]}"
+    options = ("--forbid", rule, "--apart", 2, "--top", 3, "--explain", "--json", "--out", tmp_path)
+    ruled = json.loads(_dna_fast("search", run, "--max", bound, *options, capsys=capsys))
+    found = [s["candidates"] for s in ruled["solutions"]]
+    assert len(found) == 3
+    assert best not in [s["blocks"][0] for s in ruled["solutions"]]
+    assert all(a != b for x, y in itertools.combinations(found, 2) for a, b in zip(x, y, strict=True))
+    assert any(line.startswith("macs: ") for line in ruled["explanation"])
 
 
 def test_an_impossible_budget_says_what_would_do(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import doctest
 import pytest
 from solver import oracle
 
-from dna_fast import explain as explain_module
-from dna_fast.explain import explain
+from dna_fast import explanation
+from dna_fast.explanation import explain
 from dna_fast.search import CostSpec
 
 
 def test_docstring_example() -> None:
-    result = doctest.testmod(explain_module)
+    result = doctest.testmod(explanation)
     assert (result.attempted, result.failed) == (2, 0)
 
 

@@ -103,6 +103,7 @@ def explain(
     *,
     labels: Sequence[ArrayLike] | None = None,
     choice: Sequence[int] | None = None,
+    allowed: Sequence[ArrayLike | None] | None = None,
     time_limit_s: float | None = None,
 ) -> Explanation:
     """Solves, and says why the answer is what it is.
@@ -114,6 +115,7 @@ def explain(
     Args:
         losses, costs, budgets, labels: As in ``solve``.
         choice: One candidate index per block: why not this one?
+        allowed: As in ``solve``; the choice need not keep to it.
         time_limit_s: For each of the searches (one for the answer, and some dozens per budget that binds).
 
     Returns:
@@ -126,7 +128,7 @@ def explain(
     verdict_of = None if choice is None else _checked_choice(problem, choice)
 
     def optimum(changed: Mapping[str, Budget]) -> Solution:
-        return solve(losses, costs, {**budgets, **changed}, labels=labels, time_limit_s=time_limit_s)
+        return solve(losses, costs, {**budgets, **changed}, labels=labels, allowed=allowed, time_limit_s=time_limit_s)
 
     solution = optimum({})
     reports: list[BudgetReport] = []
