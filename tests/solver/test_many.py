@@ -90,3 +90,9 @@ def test_wrong_arguments_are_refused(changed: dict, words: str) -> None:
     arguments = {"losses": [[0.0, 1.0]], "costs": {"macs": [[1, 2]]}, "budgets": [{"macs": 1}]} | changed
     with pytest.raises(ValueError, match=words):
         solve_many(**arguments)
+
+
+def test_the_common_removal_spares_ties() -> None:
+    # Candidate 1 costs less for the same loss, and candidate 0 is the answer wherever it fits.
+    many = solve_many([[0.5, 0.5], [0.0]], {"macs": [[2, 1], [0]]}, [{"macs": 5}, {"macs": 2}, {"macs": 1}])
+    assert [solution.choice for solution in many] == [(0, 0), (0, 0), (1, 0)]
