@@ -102,8 +102,8 @@ def rate(
         str | None,
         typer.Option(
             metavar="BYTES",
-            help="What the features of operator prefixes may take at once, e.g. 4G; default: rate.max_memory, or half of "
-            "what is free. Ratings do not depend on it.",
+            help="What the features of operator prefixes may take at once in mode trie, e.g. 4G (weights and scratch, some "
+            "70 MiB, come on top); default: rate.max_memory, or half of what is free. Ratings on the CPU do not depend on it.",
         ),
     ] = None,
 ) -> None:

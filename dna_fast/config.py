@@ -188,7 +188,8 @@ class RateConfig(Section):
         in_identity=False,
     )
     max_memory: int | str | None = key(
-        "What features of operator prefixes may take at once, such as 4G; null: half of what is free. Ratings do not depend on it.",
+        "What features of operator prefixes may take at once in mode trie, such as 4G; weights and scratch, some 70 MiB, come on top. "
+        "null: half of what is free. Ratings on the CPU do not depend on it.",
         None,
         unit="bytes",
         in_identity=False,

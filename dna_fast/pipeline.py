@@ -304,6 +304,8 @@ class Run:
             "epochs": self.config.train.epochs,
             "supernet_sha256": _files_digest(sorted(found.directory.glob("*.safetensors"))),
         }
+        depends_on = [provenance, config.mode, config.batch_size, config.calibration_images, *_machine(self.device)]
+        store = RatingStore(self.directory / "rating", _digest(depends_on))
         table = rate(
             supernet,
             teacher,
@@ -312,15 +314,11 @@ class Run:
                 self.images.loader(rated, config.batch_size, training=False),
             ),
             RateOptions(config.mode, config.metric, max_memory_bytes, provenance),
-            store=RatingStore(
-                self.directory / "rating",
-                _digest(
-                    [provenance, config.mode, config.batch_size, config.calibration_images, *_machine(self.device)]
-                ),
-            ),
+            store=store,
             on_progress=on_progress,
         )
         table.save(self.directory / "ratings.npz")
+        store.clear()  # the table has them; a rating begun anew must not find those of older code
         return table
 
     def costs(self) -> CostTable:
@@ -385,14 +383,15 @@ class Run:
         return Recipe(**values, eval_epochs=config.epochs)
 
 
-def _machine(device: torch.device) -> tuple[str, str, str]:
-    """What arithmetic depends on to the last bit: ratings made on two machines must not be mixed in one table."""
+def _machine(device: torch.device) -> tuple[str, ...]:
+    """What arithmetic depends on, threads apart: ratings of two machines or builds must not be mixed in one table."""
     import torch
 
-    from dna_fast.ops._library import isa
+    from dna_fast import __version__
+    from dna_fast.ops._library import find, isa
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return name, isa(), str(torch.__version__)
+    return name, isa(), str(torch.__version__), __version__, _files_digest([find()])
 
 
 def _digest(data: Any) -> str:

@@ -101,7 +101,8 @@ def rate(
         on_progress: called once at the beginning, with what the store holds, and whenever further paths are done.
 
     Returns:
-        All four ratings with standard errors. Computed in float32 without TF32, statistics and sums in float64; deterministic on
+        All four ratings with standard errors. Computed in float32 without TF32, statistics in float64 (docs/semantics.md says how);
+        deterministic on
         the CPU. The metadata names the mode, the device and torch's version.
 
     Raises:

@@ -176,7 +176,8 @@ class _Piece:
 
 def _joined(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """All pieces, and the moments of each image, in float64 as they are differences of large numbers in the end."""
-    return torch.cat(list(parts)), torch.cat([reference.moments(part.double()) for part in parts])
+    whole = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return whole, torch.cat([reference.moments(part.double()) for part in parts])
 
 
 def _se_weights(layer: MBConv) -> tuple[Tensor, ...]:

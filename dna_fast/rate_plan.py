@@ -117,12 +117,14 @@ def _free_host_bytes() -> int:
 
 
 def _free_group_bytes() -> float:
-    """What a container's limit leaves; infinite without one."""
+    """What a container's limit leaves, as version 2 of control groups tells it inside; infinite where it does not."""
     try:
         group = Path("/sys/fs/cgroup")
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = (group / "memory.current").read_text(encoding="ascii").strip()
-        return float("inf") if limit == "max" else max(0, int(limit) - int(used))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        # Pages of files that were read count as used, and are given back when others want them.
+        return float("inf") if limit == "max" else max(0, int(limit) - used + int(stat.get("inactive_file", 0)))
     except (OSError, ValueError):
         return float("inf")
 

@@ -26,8 +26,7 @@ class RatingStore:
         root.mkdir(parents=True, exist_ok=True)
         mark = root / "identity.json"
         if not mark.exists() or read_json(mark) != identity:
-            for stale in root.glob("*.npy"):
-                stale.unlink()
+            self.clear()
             write_json(mark, identity)
 
     def load(self, block: int, cell: int, operator: int, shape: tuple[int, int, int]) -> NDArray[np.float64] | None:
@@ -58,6 +57,11 @@ class RatingStore:
         """Keeps ratings [paths, batches, metrics] of a cell's paths that begin with `operator`."""
         with written_aside(self._path(block, cell, operator)) as aside, open(aside, "wb") as file:
             np.save(file, ratings, allow_pickle=False)
+
+    def clear(self) -> None:
+        """Removes all ratings."""
+        for path in self.root.glob("*.npy"):
+            path.unlink()
 
     def _path(self, block: int, cell: int, operator: int) -> Path:
         return self.root / f"block_{block}_cell_{cell}_operator_{operator}.npy"

@@ -92,7 +92,9 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> FusionReport:
     - in evaluation mode, on the CPU, in float32 or bfloat16; under autocast to bfloat16 all of it in bfloat16;
     - where no gradient is asked for, nothing inside has a hook, and torch.compile does not trace;
     and as before everywhere else, on other devices too. Its output is channels-last whatever its input is. Weights, and
-    modules inside, may change: the next call sees it. A copied, pickled or moved model stays fused.
+    modules inside, may change: the next call sees it. Two changes leave no trace and need `fuse` again: those in place that
+    go around autograd (``weight.data.mul_(2)``), and those in place of inference tensors. A copied, pickled or moved
+    model stays fused.
 
     Args:
         model: in evaluation mode; its layers are changed in place.
@@ -222,19 +224,23 @@ class FusedForward:
         return own if own == x.dtype and own in DTYPES else None
 
 
+# What a module computes with besides tensors.
+_SETTINGS = ("eps", "stride", "padding", "dilation", "groups", "has_skip")
+
+
 def _state(layer: nn.Module) -> tuple[Any, ...] | None:
     """Tells one state of a layer from another; None if it trains, is not on the CPU or has hooks inside."""
     state: list[Any] = []
     for module in layer.modules():
         if module.training or (module is not layer and (module._forward_hooks or module._forward_pre_hooks)):
             return None
-        state += [type(module), getattr(module, "eps", None)]
+        state += [type(module), *(getattr(module, name, None) for name in _SETTINGS)]
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is None:
                 continue
             if tensor.device.type != "cpu":
                 return None
-            # Changes in place count versions, all others (.to, .data, load with assign) change the address.
+            # Changes in place count versions, assignments (.to, .data = ..., load with assign) change the address.
             state += [tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.dtype]
     return tuple(state)
 

@@ -1,5 +1,7 @@
 """How wide a trie is walked: bytes counted by hand, and every plan within its bound."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -65,6 +67,15 @@ def test_too_little_memory_says_what_is_needed() -> None:
     ):
         MEMORY.plan(least - 1)
     MEMORY.plan(least)
+
+
+def test_a_container_leaves_what_pages_of_files_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count as used, though nobody needs them; and half of what is left is taken."""
+    files = {"memory.max": "1000\n", "memory.current": "900\n", "memory.stat": "anon 200\ninactive_file 600\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: files.get(path.name, "MemAvailable: 8 kB\n"))
+    assert available_bytes(torch.device("cpu")) == (1000 - 900 + 600) // 2
+    files["memory.max"] = "max\n"
+    assert available_bytes(torch.device("cpu")) == 8 * 1024 // 2
 
 
 def test_half_of_what_is_free_is_available() -> None:

@@ -182,6 +182,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "statistics": lambda m: m.blocks[0][0].bn1.running_mean.add_(1.0),
     "state dict": lambda m: m.load_state_dict({k: v * 1.25 for k, v in m.state_dict().items()}),
     "assigned": lambda m: m.load_state_dict({k: v * 1.25 for k, v in m.state_dict().items()}, assign=True),
+    "no residual": lambda m: [setattr(b, "has_skip", False) for stage in m.blocks for b in stage],
 }
 
 

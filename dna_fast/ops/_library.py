@@ -86,7 +86,7 @@ def check_version(path: Path, built: str, running: str) -> None:
 
 
 def isa() -> str:
-    """The instruction set that CPU kernels run with: avx512, avx2 or scalar; DNA_FAST_FORCE_ISA chooses."""
+    """The instruction set that CPU kernels run with: avx512_bf16, avx512, avx2 or scalar; DNA_FAST_FORCE_ISA chooses."""
     return str(torch.ops.dna_fast.isa())
 
 
