@@ -1,6 +1,6 @@
 """Time and memory against the number of architectures, from bench_search.py's committed result.
 
-`python -m benchmarks.plot_search` writes docs/search_sizes.png.
+`python -m benchmarks.plot_search` writes docs/images/search_sizes.png.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from benchmarks.results import Result, latest
 from benchmarks.worker import ROOT
 
-PATH = ROOT / "docs" / "search_sizes.png"
+PATH = ROOT / "docs" / "images" / "search_sizes.png"
 NAMES = {"dna_fast": "dna_fast", "highs": "HiGHS", "cp_sat": "CP-SAT"}
 
 

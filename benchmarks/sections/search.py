@@ -46,6 +46,8 @@ def section(result: Result) -> Section:
         lines += ["", "Searched once, cold, with a time limit; memory is what the search added to the process.", ""]
         head = ("architectures", "who", "s", "loss", "proven gap", "memory, MB")
         lines += table(head, [row for race in once for row in _once_rows(race)])
+    if any("exponent" in race.facts for race in once):
+        lines += ["", "![time and memory against the number of architectures](images/search_sizes.png)"]
     for race in once:
         if race.name == HUGE:
             measured["search.huge_gap"] = _ours(race).fields["gap"] * 100
