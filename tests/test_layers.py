@@ -112,7 +112,9 @@ TABLE: Mapping[str, Row] = {
     "ops.reference": row("torch"),
     # A run: every stage on first use, one subcommand one stage.
     "images": row("_files config data.* numpy", "data.* timm"),
-    "pipeline": row("__init__ _files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"),
+    "pipeline": row(
+        "__init__ _files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"
+    ),
     "query": row("_files architecture config cost explanation restrictions search space tables", "display pipeline"),
     "fronts": row("_files architecture query report numpy"),
     "display": row("rich"),
