@@ -6,6 +6,7 @@ on anything around it are as before. Only what lies inside the layer is no longe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> FusionReport:
 
     Each is compared with itself in float64 on (a corner of) what it meets when a random image passes. A fused layer runs fused
     - in evaluation mode, on the CPU, in float32 or bfloat16; under autocast to bfloat16 all of it in bfloat16;
-    - where no gradient is asked for, nothing inside has a hook, and torch.compile does not trace;
+    - where no gradient is asked for, nothing inside has a hook, and neither torch.compile nor torch.jit traces;
     and as before everywhere else, on other devices too. Its output is channels-last whatever its input is. Weights, and
     modules inside, may change: the next call sees it. Two changes leave no trace and need `fuse` again: those in place that
     go around autograd (``weight.data.mul_(2)``), and those in place of inference tensors. A copied, pickled or moved
@@ -121,7 +122,8 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> FusionReport:
 
     def compare(name: str, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         measured = _compared(results[name], fits[name], args[0])
-        if (measured.error or 0.0) >= (results[name].error or 0.0):  # of several calls the worst
+        worst = results[name].error  # of several calls; nan is worse than any number
+        if worst is None or (not math.isnan(worst) and not (measured.error or 0.0) <= worst):
             results[name] = measured
 
     _watched_pass(model, {name: partial(compare, name) for name in fits}, input_size)
@@ -199,7 +201,8 @@ class FusedForward:
 
     def _packed_for(self, x: Tensor) -> _Packed | None:
         """What to run the op with; None where the original has to run."""
-        if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+        is_traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        if is_traced or type(x) is not Tensor or x.device.type != "cpu":
             return None
         dtype, state = self._dtype(x), _state(self.layer)
         if dtype is None or state is None or (torch.is_grad_enabled() and (x.requires_grad or _may_learn(self.layer))):

@@ -137,8 +137,13 @@ cudaError_t launch(void (*kernel)(P...), Grid grid, unsigned threads, std::size_
     constexpr std::size_t kGranted = 48 << 10;  // more dynamic shared memory than this must be asked for
     cudaError_t error = cudaSuccess;
     if (shared_bytes > kGranted) {
-        error =
-            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        // Always the device's most: another thread may be about to launch the same kernel with another size.
+        int device = 0, most = 0;
+        error = cudaGetDevice(&device);
+        if (error == cudaSuccess)
+            error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+        if (error == cudaSuccess)
+            error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
     }
     void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
     if (error == cudaSuccess) {

@@ -82,8 +82,12 @@ def _backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | Non
     (gradient,) = ctx.saved_tensors
     if ctx.scale == 1.0 and _may_hand_over(grad_loss):
         return gradient, None, None
-    # A product of a tensor and a float32 scalar: computed in float32 and rounded once to the student's dtype.
-    return gradient * (grad_loss * ctx.scale), None, None
+    # Computed in float32 and rounded once to the student's dtype. On the CPU a product with a float32 scalar is that; on a GPU
+    # torch would round the scalar first, and what is left of 2 / numel in float16 may be nothing.
+    factor = grad_loss * ctx.scale
+    if gradient.device.type == "cpu" or gradient.dtype in (torch.float32, torch.float64):
+        return gradient * factor, None, None
+    return (gradient.float() * factor).to(gradient.dtype), None, None
 
 
 def _may_hand_over(grad_loss: Tensor) -> bool:

@@ -6,8 +6,6 @@
 
 namespace dna_fast::mbconv {
 
-constexpr int kGateImages = 4;  // that share one reading of the weights
-
 __device__ inline float sigmoid(float x) {
     return cuda::reciprocal_approximate(1.0f + cuda::exp2_approximate(x * kSiluScale));
 }
@@ -60,9 +58,9 @@ __global__ void __launch_bounds__(kThreads) gate_kernel(const __grid_constant__ 
 }
 
 inline cudaError_t launch_gate_kernel(const GateCall& call, cudaStream_t stream) {
-    const std::int64_t floats = kGateImages * (call.mid_channels + call.se_channels);
+    const std::int64_t bytes = gate_shared_bytes(call.mid_channels, call.se_channels);
     const cuda::Grid grid{static_cast<unsigned>((call.images + kGateImages - 1) / kGateImages), 1, 1};
-    return cuda::launch(&gate_kernel, grid, kThreads, static_cast<std::size_t>(floats * 4), stream, call);
+    return cuda::launch(&gate_kernel, grid, kThreads, static_cast<std::size_t>(bytes), stream, call);
 }
 
 // Sums over an image of its blocks of 8 columns: a block an image, every thread some of them, then a tree over threads.

@@ -1,5 +1,6 @@
 // How `expand` is cut into blocks of threads: every cut is tried on a count of the work, and the cheapest is taken.
 #include <algorithm>
+#include <limits>
 
 #include "mbconv_cuda.h"
 
@@ -9,7 +10,10 @@ namespace {
 constexpr std::int64_t kRows = 16;        // of a product
 constexpr std::int64_t kTableEntry = 16;  // bytes
 
-int as_int(std::int64_t value) { return static_cast<int>(value); }
+// Too much for an int is too much for any shared memory, too.
+int as_int(std::int64_t value) {
+    return static_cast<int>(std::min<std::int64_t>(value, std::numeric_limits<int>::max()));
+}
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // A pitch that is `rest` more than a multiple of 128: the rows of a fragment then lie in different banks.
@@ -36,8 +40,8 @@ double cost(const ExpandPlan& plan, const Shape& s, Dtype dtype, std::int64_t im
     const double step = 400.0 * plan.steps * ceil_div(plan.rows * s.stride, plan.x_rows) + 1500.0;
     const double block =
         channels * pixels_in * (10.0 + expansion) / 32 + channels * products_out * per_product + fetch + step;
-    const double resident =
-        std::clamp(static_cast<double>(device.processor_bytes / (plan.shared_bytes + 1024)), 1.0, 3.0);
+    const double resident = std::clamp(static_cast<double>(device.processor_bytes / (plan.shared_bytes + 1024)), 1.0,
+                                       2.0);  // registers allow no third
     const double at_once = device.processors * resident, blocks = chunks * groups * parts;
     // Blocks that share a multiprocessor hide each other's latencies; the last wave may be nearly empty.
     const double waves = blocks < at_once ? 1.0 : 0.5 + blocks / at_once;

@@ -42,15 +42,17 @@ __device__ inline void multiply<float>(float (&d)[4], const std::uint32_t (&a)[4
     const auto low_part = [](std::uint32_t word, std::uint32_t high) {
         return cuda::to_tf32(cuda::as_float(word) - cuda::as_float(high));
     };
+    // What lies below tf32's bits is for the hardware to leave as it likes.
+    const auto high_part = [](std::uint32_t word) { return cuda::to_tf32(cuda::as_float(word)) & 0xffffe000u; };
     std::uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        a_high[i] = cuda::to_tf32(cuda::as_float(a[i]));
+        a_high[i] = high_part(a[i]);
         a_low[i] = low_part(a[i], a_high[i]);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        b_high[i] = cuda::to_tf32(cuda::as_float(b[i]));
+        b_high[i] = high_part(b[i]);
         b_low[i] = low_part(b[i], b_high[i]);
     }
     cuda::multiply_m16n8k8_tf32(d, a_low, b_high);

@@ -34,7 +34,10 @@ class CudaRun {
             cudaStream_t stream);
 
     // `raw`: for depthwise(). Where it is false, no tile of the layer fits and none of the others may be called.
-    bool fits(bool raw) const { return plan(slice_, raw).channels > 0; }
+    bool fits(bool raw) const {
+        return plan(slice_, raw).channels > 0 &&
+               gate_shared_bytes(shape_.mid_channels, shape_.se_channels) <= device_.shared_bytes;
+    }
 
     cudaError_t write(void* y);                                          // [images, Q, R, K]
     cudaError_t reduce(const CudaComparison& comparison, double* sums);  // [images, 3]

@@ -144,6 +144,11 @@ inline std::int64_t project_parts(std::int64_t columns) {
     return columns > kWideColumns ? 2 * ((columns + 2 * kWideColumns - 1) / (2 * kWideColumns)) : 1;
 }
 
+inline constexpr int kGateImages = 4;  // that share one reading of squeeze-excite's weights
+inline std::int64_t gate_shared_bytes(std::int64_t mid_channels, std::int64_t se_channels) {
+    return se_channels == 0 ? 0 : kGateImages * (mid_channels + se_channels) * 4;
+}
+
 struct FinishCall {
     const float* partial_sums;  // [images][count][3]
     std::int64_t images, count;

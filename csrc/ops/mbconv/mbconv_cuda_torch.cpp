@@ -50,6 +50,9 @@ class Launches {
                   return memory_.back().mutable_data_ptr();
               },
               c10::cuda::getCurrentCUDAStream(device_.index())) {
+        TORCH_CHECK_VALUE(
+            reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 16 == 0,
+            "mbconv: packed weights must be aligned to 16 bytes, got a view that begins elsewhere; call .clone()");
         TORCH_CHECK_VALUE(run_.fits(raw), "mbconv: expected a layer whose smallest tile fits in shared memory of ",
                           device_, ", got ", problem.shape.in_channels, " -> ", problem.shape.mid_channels,
                           " channels, kernel ", problem.shape.kernel, "; run it on the CPU or with plain torch");
