@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,20 @@ def test_turns_alternate() -> None:
 
     race([Contestant({}, note(name), accept) for name in "ab"], PACE)
     assert "".join(order) == "ab" + "aabb" + "bbaa"  # checks, first turn, second turn in reverse
+
+
+def test_a_slow_contestant_is_timed_once() -> None:
+    slow, fast = Counter(), Counter()
+
+    def run_slowly() -> int:
+        time.sleep(0.05)
+        return slow()
+
+    entrants = [Contestant({"way": "slow"}, run_slowly, is_one), Contestant({"way": "fast"}, fast, is_one)]
+    entries = race(entrants, replace(PACE, once_above_s=0.04))
+    assert (slow.calls, fast.calls) == (1, 1 + 2 * 2)
+    assert [len(e["seconds"]) for e in entries] == [1, 2]
+    assert entries[0]["seconds"][0] >= 0.05
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
