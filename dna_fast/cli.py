@@ -6,17 +6,15 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from dna_fast.display import Display
-    from dna_fast.pipeline import Run
+from dna_fast.cli_options import EXIT_ERROR, EXIT_INTERRUPTED, AsJson, Overrides, RunDir, open_display, open_run
+from dna_fast.cli_search import cost, search
 
 # What wrong input, a missing file or a missing package raises; anything else is a bug and shows its traceback.
 EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
-EXIT_NO_ANSWER, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,27 +29,6 @@ app = typer.Typer(
     "130 interrupted (state is saved).",
 )
 
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key of the configuration (train.epochs=3). Repeatable."
-    ),
-]
-
-
-def _display() -> Display:
-    from dna_fast.display import Display
-
-    return Display()
-
-
-def _open(directory: Path) -> Run:
-    from dna_fast.pipeline import Run
-
-    return Run.open(directory)
-
 
 @app.command()
 def demo(
@@ -65,7 +42,7 @@ def demo(
     from dna_fast.config import shipped_config
     from dna_fast.demo import run_demo
 
-    run_demo(config or shipped_config("digits"), out, _display(), overrides or ())
+    run_demo(config or shipped_config("digits"), out, open_display(), overrides or ())
 
 
 @app.command()
@@ -90,7 +67,7 @@ def train(
         if out is None:
             raise ValueError(f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}")
         run = Run.start(config, out, overrides or ())
-    display = _display()
+    display = open_display()
     train_supernet(run, prepare_teacher(run, display), display)
     display.say(f"Next: dna-fast rate {run.directory}")
 
@@ -111,7 +88,7 @@ def rate(
     from dna_fast.config import parse_quantity
     from dna_fast.stages import prepare_teacher, rate_candidates
 
-    opened, display = _open(run), _display()
+    opened, display = open_run(run), open_display()
     try:
         max_memory_bytes = None if max_memory is None else parse_quantity(max_memory)
     except ValueError as error:
@@ -120,106 +97,8 @@ def rate(
     display.say(f"Next: dna-fast search {run} --max macs=...")
 
 
-@app.command()
-def cost(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run directory: writes the costs of every candidate.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A published model (dna_a .. dna_d, efficientnet_b0) or an architecture file.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Exact costs: of a published or found architecture, or of every candidate of a run's space."""
-    from dna_fast.architecture import Architecture, from_zoo
-    from dna_fast.cost import architecture_cost
-
-    if (run is None) == (model is None):
-        raise ValueError("cost: give either a run directory or --model NAME")
-    if model is not None:
-        arch = Architecture.load(model) if model.endswith(".json") else from_zoo(model)
-        costs: dict[str, Any] = dict(architecture_cost(arch))
-    else:
-        assert run is not None
-        table = _open(run).costs()
-        candidates = sum(len(labels) for labels in table.labels)
-        if as_json:
-            print(json.dumps({"file": str(run / "costs.npz"), "costs": table.names, "candidates": candidates}))
-        else:
-            _display().say(f"{run / 'costs.npz'}: {', '.join(table.names)} of {candidates:,} candidates")
-        return
-    if as_json:
-        print(json.dumps(costs))
-    else:
-        _display().table(("cost", arch.name), [(name, f"{value:,}") for name, value in costs.items()])
-
-
-@app.command()
-def search(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A rated run directory; or give --ratings and --costs.")
-    ] = None,
-    ratings: Annotated[Path | None, typer.Option(help="A table of ratings (.npz).")] = None,
-    costs: Annotated[
-        Path | None, typer.Option(help="A table of costs (.npz); default: exact costs of the ratings' space.")
-    ] = None,
-    maximum: Annotated[
-        list[str] | None,
-        typer.Option("--max", metavar="COST=BOUND", help="Upper bound, inclusive, e.g. macs=460M. Repeatable."),
-    ] = None,
-    minimum: Annotated[
-        list[str] | None, typer.Option("--min", metavar="COST=BOUND", help="Lower bound, inclusive. Repeatable.")
-    ] = None,
-    metric: Annotated[str | None, typer.Option(help="Rating to minimise; default: the table's own.")] = None,
-    top: Annotated[int | None, typer.Option(help="How many of the best to list.")] = None,
-    apart: Annotated[int, typer.Option(help="In at least how many blocks every two of them differ.")] = 1,
-    fix: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE", help="Leave nothing else: 3:4x112, 3:4x112:0215, 3:op2 or op2. Repeatable."),
-    ] = None,
-    forbid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE", help="Leave out: a cell, a candidate or an operator, as --fix. Repeatable."),
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Which budget binds, and what the next unit of it buys.")
-    ] = False,
-    front: Annotated[
-        Path | None, typer.Option(help="Write the complete front of rating and bounded costs (macs without) as CSV.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw rating against macs: the front, what was found.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write search.json and architecture.json; default: RUN.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Find the best architectures under budgets, exactly.
-
-    Bounds given here replace all of the run's own. RUN's search.json and architecture.json are written anew.
-    """
-    from dna_fast.fronts import plot_answer, write_front
-    from dna_fast.query import Query, answer, print_answer, write_answer
-
-    if run is not None and ratings is not None:
-        raise ValueError("search: give either a run directory or --ratings, not both")
-    query = Query.of_files(ratings, costs) if run is None else Query.of_run(_open(run))
-    query = query.asking(maximum or (), minimum or (), metric, top).ruled(fix or (), forbid or (), apart)
-    found = answer(query)
-    if (directory := out if out is not None else run) is not None:
-        write_answer(query, found, directory)
-    why = query.explain().lines()[1:] if explain else []
-    if as_json:
-        print(json.dumps(found.to_dict() | ({"explanation": why} if explain else {})))
-    else:
-        print_answer(found, _display())
-        for line in why:
-            _display().say(f"  {line}")
-    if front is not None and (points := write_front(query, front)) and not as_json:
-        _display().say(f"{front}: {points} points")
-    if plot is not None and found.solutions:
-        plot_answer(query, found, plot)
-    if not found.solutions:
-        raise typer.Exit(EXIT_NO_ANSWER)
+app.command()(cost)
+app.command()(search)
 
 
 @app.command()
@@ -233,7 +112,7 @@ def retrain(
     from dna_fast.query import Query
     from dna_fast.stages import compare, plot_comparison, prepare_teacher
 
-    opened, display = _open(run), _display()
+    opened, display = open_run(run), open_display()
     path = arch if arch is not None else run / "architecture.json"
     if not path.exists():
         raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
@@ -254,7 +133,7 @@ def info(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found))
     else:
-        _display().table(("what", "found"), list(found.items()))
+        open_display().table(("what", "found"), list(found.items()))
 
 
 @app.callback()

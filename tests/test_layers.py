@@ -120,7 +120,9 @@ TABLE: Mapping[str, Row] = {
     "display": row("rich"),
     "stages": row("architecture config cost display fronts pipeline query report numpy", EVERY_STAGE),
     "demo": row("display pipeline query stages", EVERY_STAGE),
-    "cli": row("typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
+    "cli_options": row("typer", "display pipeline"),
+    "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts query"),
+    "cli": row("cli_options cli_search typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
 }
 
 # Where torch must not come from, by whatever way.

@@ -1,0 +1,37 @@
+"""What subcommands share: options that mean the same everywhere, exit codes, how a run is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dna_fast.display import Display
+    from dna_fast.pipeline import Run
+
+EXIT_NO_ANSWER, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the configuration (train.epochs=3). Repeatable."
+    ),
+]
+
+
+def open_display() -> Display:
+    """Where a command talks."""
+    from dna_fast.display import Display
+
+    return Display()
+
+
+def open_run(directory: Path) -> Run:
+    """Opens a run directory."""
+    from dna_fast.pipeline import Run
+
+    return Run.open(directory)
