@@ -10,11 +10,22 @@ from typing import Annotated
 
 import typer
 
-from dna_fast.cli_options import EXIT_ERROR, EXIT_INTERRUPTED, AsJson, Overrides, RunDir, open_display, open_run
+from dna_fast.cli_options import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    VERBOSITY,
+    AsJson,
+    Overrides,
+    RunDir,
+    TensorBoard,
+    open_display,
+    open_run,
+)
 from dna_fast.cli_search import cost, search
 
 # What wrong input, a missing file or a missing package raises; anything else is a bug and shows its traceback.
 EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
+EVERYWHERE = ("-q", "--quiet", "-v", "-vv", "--verbose", "--traceback")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +63,7 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="Run directory; needed with a configuration file.")] = None,
     overrides: Overrides = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Train the supernet: every student block against the teacher's block. Goes on from the last checkpoint if there is one."""
     from dna_fast.pipeline import Run
@@ -68,8 +80,8 @@ def train(
             raise ValueError(f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}")
         run = Run.start(config, out, overrides or ())
     display = open_display()
-    train_supernet(run, prepare_teacher(run, display), display)
-    display.say(f"Next: dna-fast rate {run.directory}")
+    train_supernet(run, prepare_teacher(run, display, tensorboard=tensorboard), display, tensorboard=tensorboard)
+    display.note(f"Next: dna-fast rate {run.directory}")
 
 
 @app.command()
@@ -83,6 +95,7 @@ def rate(
             "70 MiB, come on top); default: rate.max_memory, or half of what is free. Ratings on the CPU do not depend on it.",
         ),
     ] = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Rate every candidate of a trained supernet. An interrupted rating goes on with the first operators that are not done."""
     from dna_fast.config import parse_quantity
@@ -93,8 +106,9 @@ def rate(
         max_memory_bytes = None if max_memory is None else parse_quantity(max_memory)
     except ValueError as error:
         raise ValueError(f"--max-memory: {error}") from error
-    rate_candidates(opened, prepare_teacher(opened, display), display, max_memory_bytes=max_memory_bytes)
-    display.say(f"Next: dna-fast search {run} --max macs=...")
+    teacher = prepare_teacher(opened, display)
+    rate_candidates(opened, teacher, display, max_memory_bytes=max_memory_bytes, tensorboard=tensorboard)
+    display.note(f"Next: dna-fast search {run} --max macs=...")
 
 
 app.command()(cost)
@@ -106,6 +120,7 @@ def retrain(
     run: RunDir,
     arch: Annotated[Path | None, typer.Option(help="An architecture file; default: the run's winner.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also train the baselines that the configuration asks for.")] = True,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Train the found architecture from scratch, and its baselines by the same recipe."""
     from dna_fast.architecture import Architecture
@@ -117,9 +132,8 @@ def retrain(
     if not path.exists():
         raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
     name = "found" if arch is None else arch.stem
-    results = compare(
-        opened, {name: Architecture.load(path)}, prepare_teacher(opened, display), display, with_baselines=baselines
-    )
+    chosen, teacher = {name: Architecture.load(path)}, prepare_teacher(opened, display)
+    results = compare(opened, chosen, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
     if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
         plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
 
@@ -138,15 +152,22 @@ def info(as_json: AsJson = False) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results, warnings and errors alone.")] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Also details, such as every checkpoint; -vv: all.")
+    ] = 0,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where a failure came from.")] = False,
 ) -> None:
-    """Options before the subcommand; `main` reads --traceback itself, because failures end there."""
+    """Options that every subcommand has; `main` reads --traceback itself, because failures end there."""
+    VERBOSITY.set(-1 if quiet else verbose)
+    context.with_resource(open_display().logging())
 
 
 def main() -> None:
     """Entry point: a failure is one message on standard error and an exit code, not a traceback."""
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(args=_options_first(sys.argv[1:]), standalone_mode=False) or 0
     except (
         KeyboardInterrupt,
         typer.Abort,
@@ -168,3 +189,10 @@ def main() -> None:
             f"\ninterrupted; what was finished is saved. To go on, give the same command again: {command}\n"
         )
     sys.exit(code)
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """The arguments with the options of every subcommand before it, as people write them behind it."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    first = [a for a in arguments[:end] if a in EVERYWHERE]
+    return first + [a for a in arguments[:end] if a not in EVERYWHERE] + arguments[end:]

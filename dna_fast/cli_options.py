@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 EXIT_NO_ANSWER, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
+# Of the command under way; set from the options before the subcommand, which has no other way to hear of them.
+VERBOSITY: ContextVar[int] = ContextVar("verbosity", default=0)
+
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Overrides = Annotated[
@@ -21,13 +25,16 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a key of the configuration (train.epochs=3). Repeatable."
     ),
 ]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also log to RUN/logs/tensorboard (needs the package tensorboard).")
+]
 
 
 def open_display() -> Display:
     """Where a command talks."""
     from dna_fast.display import Display
 
-    return Display()
+    return Display(verbosity=VERBOSITY.get())
 
 
 def open_run(directory: Path) -> Run:

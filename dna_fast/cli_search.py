@@ -87,15 +87,19 @@ def search(
     Bounds given here replace all of the run's own. RUN's search.json and architecture.json are written anew.
     """
     from dna_fast.fronts import plot_answer, write_front
+    from dna_fast.provenance import stage_record
     from dna_fast.query import Query, answer, print_answer, write_answer
 
     if run is not None and ratings is not None:
         raise ValueError("search: give either a run directory or --ratings, not both")
     query = Query.of_files(ratings, costs) if run is None else Query.of_run(open_run(run))
     query = query.asking(maximum or (), minimum or (), metric, top).ruled(fix or (), forbid or (), apart)
+    directory = out if out is not None else run
+    finish = stage_record(directory, "search", "cpu") if directory is not None else None
     found = answer(query)
-    if (directory := out if out is not None else run) is not None:
+    if directory is not None and finish is not None:
         write_answer(query, found, directory)
+        finish(True)
     why = query.explain().lines()[1:] if explain else []
     if as_json:
         print(json.dumps(found.to_dict() | ({"explanation": why} if explain else {})))

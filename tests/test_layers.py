@@ -118,10 +118,14 @@ TABLE: Mapping[str, Row] = {
     "query": row("_files architecture config cost explanation restrictions search space tables", "display pipeline"),
     "fronts": row("_files architecture query report numpy"),
     "display": row("rich"),
-    "stages": row("architecture config cost display fronts pipeline query report numpy", EVERY_STAGE),
-    "demo": row("display pipeline query stages", EVERY_STAGE),
+    "stage_log": row("_files", "torch"),
+    "provenance": row("__init__ _files about"),
+    "stages": row(
+        "architecture config cost display fronts pipeline provenance query report stage_log numpy", EVERY_STAGE
+    ),
+    "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "display pipeline"),
-    "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts query"),
+    "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
     "cli": row("cli_options cli_search typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
 }
 

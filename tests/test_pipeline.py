@@ -176,6 +176,37 @@ def test_images_are_normalised_as_the_teacher_was_trained(
     assert statistics["crop_pct"] == crop_pct
 
 
+def test_every_stage_leaves_its_log_and_its_record(run: Path) -> None:
+    logs = {
+        path.relative_to(run / "logs").as_posix(): list(csv.DictReader(path.read_text().splitlines()))
+        for path in run.glob("logs/**/*.csv")
+    }
+    models = {path.name for path in (run / "models").iterdir()}
+    assert set(logs) == {"supernet.csv", "teacher.csv", "rating.csv", *(f"models/{m}.csv" for m in models)}
+    steps = [int(row["step"]) for row in logs["supernet.csv"]]
+    assert steps == list(range(10, steps[-1] + 1, 10))
+    history = json.loads((run / "supernet" / "state.json").read_text())["measured"]["history"]
+    rows = [row for row in logs["supernet.csv"] if row["epoch"] == "1"]
+    for b in range(2):
+        losses = [float(row[f"loss_{b}"]) for row in rows]
+        assert min(losses) < history[1]["losses"][b] < max(losses)  # means of ten steps around the epoch's
+    assert logs["rating.csv"][-1]["paths"] == logs["rating.csv"][-1]["total_paths"] == "12"
+    records = json.loads((run / "provenance.json").read_text())
+    assert set(records) == {"teacher", "train", "rate", "search", *(f"retrain/{m}" for m in models)}
+    assert records["teacher"]["command"][1] == "train"  # later stages found it trained
+    assert {records[stage]["torch"].split("+")[0] for stage in records} == {torch.__version__.split("+")[0]}
+
+
+def test_quiet_and_verbose_anywhere_on_the_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = _dna_fast("search", run, "--max", "macs=1G", "--out", tmp_path, capsys=capsys)
+    for quiet in (("-q", "search"), ("search", "--quiet")):
+        answer = _dna_fast(*quiet, run, "--max", "macs=1G", "--out", tmp_path, capsys=capsys)
+        assert answer.splitlines()[1:-1] == usual.splitlines()[1:-1]  # the answer itself; its last line has a time
+    copy = _copy(run, tmp_path)
+    assert _dna_fast("rate", copy, "-q", capsys=capsys) == ""
+    assert "candidates rated" in _dna_fast("rate", copy, capsys=capsys)
+
+
 def test_a_second_search_and_retraining_in_the_same_run(run: Path, tmp_path: Path) -> None:
     copy = _copy(run, tmp_path)
     first = Architecture.load(copy / "architecture.json")
