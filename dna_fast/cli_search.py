@@ -74,7 +74,10 @@ def search(
         bool, typer.Option("--explain", help="Which budget binds, and what the next unit of it buys.")
     ] = False,
     front: Annotated[
-        Path | None, typer.Option(help="Write the complete front of rating and bounded costs (macs without) as CSV.")
+        Path | None,
+        typer.Option(
+            help="Write the complete front of rating and bounded costs (macs without any) as CSV; rules narrow it."
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw rating against macs: the front, what was found.")] = None,
     out: Annotated[

@@ -140,8 +140,13 @@ class Query:
         )
 
     def front(self, *names: str) -> Front:
-        """The complete exact front of the rating against the named costs, whatever is fixed or forbidden."""
-        return pareto_front(self.ratings.losses(self.metric), self.specs(names), labels=self.costs.labels)
+        """The complete exact front of the rating against the named costs, among the candidates that the rules leave."""
+        return pareto_front(
+            self.ratings.losses(self.metric),
+            self.specs(names),
+            labels=self.costs.labels,
+            allowed=masks(self.ratings.space, self.fix, self.forbid),
+        )
 
     def explain(self) -> Explanation:
         """Which budget binds, and what the next unit of it would buy, among the candidates that the rules leave."""
