@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +25,7 @@ from dna_fast.cli_options import (
     open_run,
 )
 from dna_fast.cli_search import cost, search
+from dna_fast.resume import DamagedWarning, Resume, Which, check_resume
 
 # What wrong input, a missing file or a missing package raises; anything else is a bug and shows its traceback.
 EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
@@ -64,11 +68,20 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run directory; needed with a configuration file.")] = None,
     overrides: Overrides = None,
     tensorboard: TensorBoard = False,
+    resume: Annotated[
+        Resume,
+        typer.Option(
+            help="What to do about training that the run directory holds: auto goes on with it, or begins; never refuses to go on; "
+            "must refuses to begin."
+        ),
+    ] = Resume.AUTO,
 ) -> None:
     """Train the supernet: every student block against the teacher's block. Goes on from the last checkpoint if there is one."""
     from dna_fast.pipeline import Run
     from dna_fast.stages import prepare_teacher, train_supernet
 
+    if (directory := config if config.is_dir() else out) is not None:
+        check_resume(resume, "teacher and supernet", Run.training_files(directory))
     if config.is_dir():
         run = Run.open(config)
         if overrides:
@@ -96,12 +109,19 @@ def rate(
         ),
     ] = None,
     tensorboard: TensorBoard = False,
+    checkpoint: Annotated[
+        Which,
+        typer.Option(
+            help="The supernet to rate: the last, or that behind the epoch of the least mean loss relative to the first's."
+        ),
+    ] = Which.LAST,
 ) -> None:
     """Rate every candidate of a trained supernet. An interrupted rating goes on with the first operators that are not done."""
     from dna_fast.config import parse_quantity
+    from dna_fast.pipeline import Run
     from dna_fast.stages import prepare_teacher, rate_candidates
 
-    opened, display = open_run(run), open_display()
+    opened, display = Run.open(run, checkpoint), open_display()
     try:
         max_memory_bytes = None if max_memory is None else parse_quantity(max_memory)
     except ValueError as error:
@@ -121,6 +141,13 @@ def retrain(
     arch: Annotated[Path | None, typer.Option(help="An architecture file; default: the run's winner.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also train the baselines that the configuration asks for.")] = True,
     tensorboard: TensorBoard = False,
+    resume: Annotated[
+        Resume,
+        typer.Option(
+            help="What to do about training of this architecture that the run holds: auto goes on with it, or begins; never refuses "
+            "to go on; must refuses to begin. Baselines go on in any case."
+        ),
+    ] = Resume.AUTO,
 ) -> None:
     """Train the found architecture from scratch, and its baselines by the same recipe."""
     from dna_fast.architecture import Architecture
@@ -132,8 +159,9 @@ def retrain(
     if not path.exists():
         raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
     name = "found" if arch is None else arch.stem
-    chosen, teacher = {name: Architecture.load(path)}, prepare_teacher(opened, display)
-    results = compare(opened, chosen, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
+    chosen, teacher = Architecture.load(path), prepare_teacher(opened, display)
+    check_resume(resume, name, [opened.fit_checkpoint(chosen, teacher, name)])
+    results = compare(opened, {name: chosen}, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
     if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
         plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
 
@@ -164,10 +192,30 @@ def _options(
     context.with_resource(open_display().logging())
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Shows what the library warns a user of as a line, without the place in the code."""
+    other = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        return (
+            f"warning: {message}\n"
+            if issubclass(category, DamagedWarning)
+            else other(message, category, *place, **line)
+        )
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = other
+
+
 def main() -> None:
     """Entry point: a failure is one message on standard error and an exit code, not a traceback."""
     try:
-        code = app(args=_options_first(sys.argv[1:]), standalone_mode=False) or 0
+        with _plain_warnings():
+            code = app(args=_options_first(sys.argv[1:]), standalone_mode=False) or 0
     except (
         KeyboardInterrupt,
         typer.Abort,

@@ -164,6 +164,13 @@ class TrainConfig(Section):
     weight_decay: float = key("Adam's coupled L2, not on biases and norms.", 1e-4, unit="per step", rule=NOT_NEGATIVE)
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
     checkpoint_minutes: float = key("Time between checkpoints.", 10.0, unit="minutes", rule=POSITIVE, in_identity=False)
+    keep_checkpoints: int = key(
+        "How many of the supernet's newest checkpoints are kept; the best finished epoch's is kept besides.",
+        2,
+        unit="checkpoints",
+        rule=POSITIVE,
+        in_identity=False,
+    )
 
     def check(self) -> None:
         if self.batch_size > self.bn_group and self.batch_size % self.bn_group:

@@ -47,6 +47,7 @@ TABLE: Mapping[str, Row] = {
     # Leaves.
     "_files": row(),
     "_loop": row("", "torch"),
+    "resume": row(),
     # Searching: no torch, no DALI, nothing compiled but the solver.
     "space": row("numpy"),
     "tables": row("_files space numpy", "pandas"),
@@ -66,7 +67,9 @@ TABLE: Mapping[str, Row] = {
     "teacher_fused": row("ops.* torch", "timm"),
     "teacher": row("teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
     "optimizer_state": row("torch"),
-    "checkpoint": row("_files optimizer_state safetensors torch numpy"),
+    "tensor_files": row("_files safetensors torch"),
+    "checkpoint_state": row("_files"),
+    "checkpoint": row("_files checkpoint_state optimizer_state resume tensor_files torch"),
     "parallel": row("torch"),
     "train": row("_loop checkpoint config ops.* parallel space supernet teacher numpy torch"),
     "calibration": row("supernet torch"),
@@ -83,7 +86,7 @@ TABLE: Mapping[str, Row] = {
     "export": row("_files architecture ops.* space supernet teacher numpy safetensors timm torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
-        "_files _loop architecture optimizer_state ops.* recipe supernet teacher numpy safetensors timm torch"
+        "_files _loop architecture optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
     ),
     "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
     "report": row("_files architecture search space tables numpy", "matplotlib"),
@@ -113,7 +116,7 @@ TABLE: Mapping[str, Row] = {
     # A run: every stage on first use, one subcommand one stage.
     "images": row("_files config data.* numpy", "data.* timm"),
     "pipeline": row(
-        "__init__ _files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"
+        "__init__ _files config resume space numpy", f"{EVERY_STAGE} checkpoint images rating_store tensor_files torch"
     ),
     "query": row("_files architecture config cost explanation restrictions search space tables", "display pipeline"),
     "fronts": row("_files architecture query report numpy"),
@@ -126,7 +129,7 @@ TABLE: Mapping[str, Row] = {
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "display pipeline"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
-    "cli": row("cli_options cli_search typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
+    "cli": row("cli_options cli_search resume typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
 }
 
 # Where torch must not come from, by whatever way.
