@@ -51,7 +51,7 @@ def written_aside(path: str | Path, *, make_parent: bool = True) -> Iterator[Pat
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if make_parent:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
         remove_leftovers(path.parent, path.name)
         scratch.mkdir()
         yield scratch / path.name
@@ -66,15 +66,13 @@ def written_aside(path: str | Path, *, make_parent: bool = True) -> Iterator[Pat
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def make_directory(path: Path) -> None:
-    """Makes a directory in one that exists, and syncs its being there.
-
-    Raises:
-        OSError: as `written_aside`.
-    """
+def make_directory(path: Path, *, make_parent: bool = True) -> None:
+    """Makes a directory where there is none, and waits until its name is on the disk; arguments and errors as `written_aside`."""
     try:
-        path.mkdir(exist_ok=True)
-        _sync(path.parent)
+        missing = [path, *path.parents] if make_parent else [path]
+        for directory in reversed([directory for directory in missing if not directory.is_dir()]):
+            directory.mkdir(exist_ok=True)
+            _sync(directory.parent)
     except OSError as error:
         raise _failure(path, error.errno or errno.EIO) from error
 

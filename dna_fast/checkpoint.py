@@ -89,7 +89,7 @@ def _write_blocks(
     directory: Path, blocks: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, str]:
     """Writes weights and optimizer of every block; name -> sha256 of its file."""
-    make_directory(directory)
+    make_directory(directory, make_parent=False)
     files = {}
     for b, (block, optimizer) in enumerate(zip(blocks, optimizers, strict=True)):
         weights = {f"weight.{name}": tensor for name, tensor in block.state_dict().items()}

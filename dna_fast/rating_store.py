@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dna_fast._files import read_json, remove_leftovers, write_json, written_aside
+from dna_fast._files import make_directory, read_json, remove_leftovers, write_json, written_aside
 
 
 class RatingStore:
@@ -23,7 +23,7 @@ class RatingStore:
 
     def __init__(self, root: Path, identity: str) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
         remove_leftovers(root)
         mark = root / "identity.json"
         if not mark.exists() or read_json(mark) != identity:

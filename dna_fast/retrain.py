@@ -19,6 +19,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from dna_fast._files import make_directory
 from dna_fast._loop import Batch, Loader, deferred_interrupt
 from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
 from dna_fast.recipe import Accuracy, Recipe, evaluate
@@ -112,7 +113,7 @@ def fit(
     _check_arguments(model, train_loader, recipe, teacher_logits)
     training = _Training(model, recipe, seed, len(train_loader), device)
     if checkpoint is not None:
-        Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+        make_directory(Path(checkpoint).parent)
         if Path(checkpoint).exists():
             training.load(Path(checkpoint))
     rng_devices = [device] if device.type == "cuda" else []

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dna_fast._files import make_directory
 from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.checkpoint import CheckpointStore, Measured, Position, load_block
 from dna_fast.config import TrainConfig
@@ -73,7 +74,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.meter = _Meter(len(self.optimizers), self.device)
         if self.store is not None:
-            self.store.root.mkdir(parents=True, exist_ok=True)
+            make_directory(self.store.root)
             self._go_on(self.store)
 
     def _go_on(self, store: CheckpointStore) -> None:

@@ -71,7 +71,7 @@ TABLE: Mapping[str, Row] = {
     "checkpoint_state": row("_files"),
     "checkpoint": row("_files checkpoint_state optimizer_state resume tensor_files torch"),
     "parallel": row("torch"),
-    "train": row("_loop checkpoint config ops.* parallel space supernet teacher numpy torch"),
+    "train": row("_files _loop checkpoint config ops.* parallel space supernet teacher numpy torch"),
     "calibration": row("supernet torch"),
     "rating_store": row("_files numpy"),
     "rate_features": row("_loop tables teacher numpy torch"),
