@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from test_pipeline import CONFIG
+from small_run import CONFIG
 from zygote import Ended, zygote
 
 from dna_fast.checkpoint import find_checkpoint
