@@ -13,8 +13,10 @@ from test_retrain import EVAL, RECIPE, TRAIN, tiny_model
 from torch import nn
 from toy import SPACE, ToyBatch, ToyLoader, toy_supernet, toy_teacher
 
+from dna_fast._files import file_sha256
 from dna_fast._loop import Loader
 from dna_fast.checkpoint import CheckpointStore, Measured, Position, find_checkpoint, load_block
+from dna_fast.checkpoint_state import read_state
 from dna_fast.config import TrainConfig
 from dna_fast.optimizer_state import optimizer_tensors
 from dna_fast.rate import RateOptions, rate
@@ -87,6 +89,8 @@ def supernet() -> Scenario:
     def read(root: Path) -> Any:
         found = find_checkpoint(root, "a")
         assert found is not None
+        for kept in read_state(root, "a"):  # whatever counts is whole, not the last one only
+            assert {name: file_sha256(kept.directory / name) for name in kept.files} == kept.files
         for b in range(2):
             load_block(found, b, others[b], other_optimizers[b])
         states = [everything(block, optimizer) for block, optimizer in zip(others, other_optimizers, strict=True)]

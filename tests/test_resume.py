@@ -8,13 +8,17 @@ import io
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import resume_scenarios
+import torch
 from resume_jobs import SKIPPED
 from test_retrain import EVAL, RECIPE, TRAIN, tiny_model
 from zygote import ROOT, Ended, zygote
@@ -22,6 +26,7 @@ from zygote import ROOT, Ended, zygote
 from dna_fast._files import make_directory, read_json, remove_leftovers, write_json, written_aside
 from dna_fast.checkpoint import find_checkpoint
 from dna_fast.rating_store import RatingStore
+from dna_fast.resume import Resume, check_resume
 from dna_fast.retrain import fit
 from dna_fast.tables import RatingTable
 from dna_fast.teacher import load_teacher
@@ -131,6 +136,46 @@ def test_leftovers_of_killed_processes_go_and_those_of_living_ones_stay(tmp_path
 def test_ctrl_c_behind_the_renaming_of_the_state_loses_no_checkpoint(tmp_path: Path) -> None:
     """It counts by then, though saving it did not end well."""
     _job(tmp_path, "interrupted_behind_the_state")
+
+
+# ---- what is not in a checkpoint -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_no_generator_has_a_state_that_a_checkpoint_would_have_to_keep(job: str, tmp_path: Path) -> None:
+    """Every draw is a function of seed, step and image: other global states give the same bits, and stay where they were."""
+
+    def states() -> tuple[Any, ...]:
+        return random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()
+
+    found = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (the legacy generator is what is global)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            before = states()
+            found.append(getattr(resume_scenarios, job)(tmp_path / str(seed), lambda: None))
+            assert states() == before
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("resume", "there", "refused"),
+    [
+        (Resume.AUTO, False, None),
+        (Resume.AUTO, True, None),
+        (Resume.NEVER, False, None),
+        (Resume.NEVER, True, r"--resume never: training of it was begun before \(.*/b\); choose another directory"),
+        (Resume.MUST, False, r"--resume must: no training of it to go on with \(none of .*/a, .*/b\)"),
+        (Resume.MUST, True, None),
+    ],
+)
+def test_resume_is_refused_where_it_must_be(tmp_path: Path, resume: Resume, there: bool, refused: str | None) -> None:
+    if there:
+        (tmp_path / "b").touch()
+    with nullcontext() if refused is None else pytest.raises(ValueError, match=refused):
+        check_resume(resume, "it", [tmp_path / "a", tmp_path / "b"])
 
 
 # ---- nothing that runs when it is read -------------------------------------------------------------------------------

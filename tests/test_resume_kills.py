@@ -139,16 +139,22 @@ def rated(run: Path) -> bytes:
     return (run / "ratings.npz").read_bytes()
 
 
+MOST_KILLS = {
+    "train": 8,
+    "rate": 3,
+}  # of one run's stage: rating takes a sixth of the time, and fewer moments of it differ
+
+
 def _kill_training_and_rating(whole: Whole, directory: Path, kills: int, seed: int) -> dict[str, int]:
     """Runs, killed until `kills` kills are spread over both stages, each compared with the whole one; kills by stage."""
     rng = np.random.default_rng(seed)
-    done, number = {"train": 0, "rate": 0}, 0
-    while sum(done.values()) < kills:
+    done, number = dict.fromkeys(MOST_KILLS, 0), 0
+    while (left := kills - sum(done.values())) > 0:
         run = directory / f"run_{number}"
-        for stage, share in (("train", 0.7), ("rate", 1.0)):
+        for stage, most in MOST_KILLS.items():
+            moments = iter(lambda: float(rng.uniform(0.1, 0.8)), None)
+            done[stage] += killed_and_resumed(whole, run, stage, moments, min(most, left))
             left = kills - sum(done.values())
-            moments = iter(lambda: float(rng.uniform(0.05, 1.0)), None)
-            done[stage] += killed_and_resumed(whole, run, stage, moments, max(1, round(share * left)) if left else 0)
         assert trained(run) == trained(whole.directory), f"run {number}: training ended with other bits"
         assert rated(run) == rated(whole.directory), f"run {number}: rating ended with other bits"
         shutil.rmtree(run)
@@ -160,7 +166,7 @@ def test_training_and_rating_killed_at_20_random_moments_end_with_the_same_bits(
     done = _kill_training_and_rating(whole, tmp_path, KILLS, seed=0)
     print(done)
     assert sum(done.values()) == KILLS
-    assert min(done.values()) >= KILLS // 4
+    assert min(done.values()) >= 3, f"kills by stage: {done}"
 
 
 @pytest.mark.slow
