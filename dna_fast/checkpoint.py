@@ -6,6 +6,7 @@ count and is replaced last, so that whatever moment a run dies at, a complete ch
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from dna_fast.checkpoint_state import REMEDY, Checkpoint, Measured, Position, be
 from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
 from dna_fast.resume import DamagedWarning, Which
 from dna_fast.tensor_files import check_tensors, read_tensors, write_tensors
+
+LOG = logging.getLogger(__name__)
 
 __all__ = ["Checkpoint", "CheckpointStore", "Measured", "Position", "find_checkpoint", "load_block"]
 
@@ -68,6 +71,7 @@ class CheckpointStore:
             self._drop_uncounted()  # what is half-written would keep a full disk full
             raise _with_outlook(error, earlier) from error
         self._drop_uncounted()
+        LOG.info("%s written; kept: %s", directory, ", ".join(c.directory.name for c in kept))
 
     def _drop_uncounted(self) -> None:
         """Removes what `state.json`, as it lies there, does not count; by it, because a failure may come just behind its renaming."""

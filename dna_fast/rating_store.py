@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dna_fast._files import make_directory, read_json, remove_leftovers, write_json, written_aside
+
+LOG = logging.getLogger(__name__)
 
 
 class RatingStore:
@@ -63,6 +66,7 @@ class RatingStore:
         path = self._path(block, cell, operator)
         with written_aside(path, make_parent=False) as aside, open(aside, "wb") as file:
             np.save(file, ratings, allow_pickle=False)
+        LOG.debug("%s written: %d paths rated", path, len(ratings))
 
     def clear(self) -> None:
         """Removes all ratings."""

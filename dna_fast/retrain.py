@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from dna_fast._loop import Batch, Loader, deferred_interrupt
 from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
 from dna_fast.recipe import Accuracy, Recipe, evaluate
 from dna_fast.tensor_files import read_tensors, tensors_sha256, write_tensors
+
+LOG = logging.getLogger(__name__)
 
 FORMAT, VERSION = "dna_fast.retrain", 1
 WARMUP_LR = 1e-6  # where warm-up starts, as in the released training command
@@ -306,6 +309,7 @@ class _Training:
             "sha256": tensors_sha256(tensors),
         }
         write_tensors(path, tensors, {"state": json.dumps(state)})
+        LOG.info("%s written: step %d, epoch %d", path, self.step, self.epoch)
 
     def _check_finite(self) -> None:
         self.mean_loss()  # raises

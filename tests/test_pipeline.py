@@ -170,6 +170,9 @@ def test_quiet_and_verbose_anywhere_on_the_line(run: Path, tmp_path: Path, capsy
     copy = _copy(run, tmp_path)
     assert _dna_fast("rate", copy, "-q", capsys=capsys) == ""
     assert "candidates rated" in _dna_fast("rate", copy, capsys=capsys)
+    assert "operator_1.npy written" not in capsys.readouterr().err
+    _dna_fast("rate", "-vv", copy)
+    assert "operator_1.npy written: 1 paths rated" in capsys.readouterr().err
 
 
 def test_a_second_search_and_retraining_in_the_same_run(run: Path, tmp_path: Path) -> None:
