@@ -265,7 +265,7 @@ def through_trouble(job: str, trouble: str, directory: str) -> None:
     what: Trouble = globals()[trouble](root)
     steps = list[None]()
     expected = do(whole, lambda: steps.append(None))
-    kept = dict[str, bytes]()
+    kept = dict[str, bytes | None]()
 
     def strike() -> None:
         taken.append(None)
@@ -297,8 +297,10 @@ def through_trouble(job: str, trouble: str, directory: str) -> None:
     print(message)
 
 
-def _content(root: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "filler"}
+def _content(root: Path) -> dict[str, bytes | None]:
+    """Every file's bytes, and the directories."""
+    paths = [path for path in root.rglob("*") if path.name != "filler"]
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def limited_command(argv: list[str], file_bytes: int) -> None:
