@@ -201,7 +201,7 @@ def rate_all(root: Path, on_step: OnStep) -> Any:
 
 
 def _loader() -> ToyLoader:
-    return ToyLoader([16] * 5, seed=4, shuffled=True)
+    return ToyLoader([16] * 3, seed=4, shuffled=True)
 
 
 class _Watched:

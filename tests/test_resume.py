@@ -74,7 +74,7 @@ def test_a_disk_that_fails_stops_with_a_message_and_costs_no_bit(job: str, troub
     message = _job(tmp_path, "through_trouble", job, trouble).said
     if job == "train_all":
         outlook = (
-            "There is no earlier checkpoint" if trouble == "Gone" else "The last good checkpoint, of step 4, is intact"
+            "There is no earlier checkpoint" if trouble == "Gone" else "The last good checkpoint, of step 2, is intact"
         )
         assert outlook in message
 
