@@ -236,3 +236,17 @@ def test_a_damaged_checkpoint_is_passed_over_in_words(whole: Whole, tmp_path: Pa
     assert ended.code == 0, ended.said
     assert "Taken instead: " in ended.said
     assert trained(run) == trained(whole.directory)
+
+
+def test_a_damaged_teacher_is_named_and_what_to_do(whole: Whole, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole.directory, tmp_path / "run"))
+    path = run / "teacher.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    ended = zygote().run(tmp_path / "log.txt", "zygote:command", argv=["rate", str(run)])
+    assert ended.code == 2
+    (line,) = ended.said.splitlines()
+    assert line.startswith(f"error: {path}: cannot be read (")
+    assert line.endswith("restore it from a copy, or delete it: its training is then taken up")
+    path.unlink()
+    assert zygote().run(tmp_path / "log.txt", "zygote:command", argv=["rate", str(run)]).code == 0
+    assert rated(run) == rated(whole.directory)
