@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -41,7 +42,7 @@ class Whole:
 
     directory: Path
     config: Path
-    seconds: dict[str, float]  # by stage
+    seconds: dict[str, float]  # of processor time, by stage: what a moment is a share of, however busy the machine
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +62,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     assert zygote().run(root / "log.txt", "zygote:command", argv=["info"]).code == 0
     run, seconds = root / "whole", dict[str, float]()
     for stage, argv in commands(root / "small.yaml", run).items():
-        start = time.monotonic()
-        ended = zygote().run(root / "log.txt", "zygote:command", argv=argv)
+        pid = zygote().start(root / "log.txt", "zygote:command", argv=argv)
+        seconds[stage] = _worked(pid)
+        ended = zygote().wait(pid, root / "log.txt")
         assert ended.code == 0, ended.said
-        seconds[stage] = time.monotonic() - start
     return Whole(run, root / "small.yaml", seconds)
 
 
@@ -87,7 +88,7 @@ def killed_and_resumed(whole: Whole, run: Path, stage: str, moments: Iterator[fl
     while True:
         pid = zygote().start(log, "zygote:command", argv=commands(whole.config, run)[stage])
         if number < kills:
-            time.sleep(next(moments) * whole.seconds[stage])
+            _worked(pid, next(moments) * whole.seconds[stage])
             # Its parent has not waited for it: until then the number is its own, dead or alive.
             os.kill(pid, signal.SIGKILL)
         ended = zygote().wait(pid, log)
@@ -96,6 +97,16 @@ def killed_and_resumed(whole: Whole, run: Path, stage: str, moments: Iterator[fl
             assert ended.code == 0, ended.said
             return number
         number += 1
+
+
+def _worked(pid: int, until: float = math.inf) -> float:
+    """Waits until a process has worked for some seconds of processor time, or has ended; how long it has worked by then."""
+    while True:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        worked = (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK")
+        if state == "Z" or worked >= until:
+            return worked
+        time.sleep(0.004)
 
 
 def assert_readable(run: Path) -> None:
