@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from dna_fast.cli_options import EXIT_ERROR, EXIT_INTERRUPTED, AsJson, Overrides, RunDir, open_display, open_run
+from dna_fast import cli_config
+from dna_fast.cli_failures import report
+from dna_fast.cli_options import EXIT_INTERRUPTED, AsJson, Overrides, RunDir, open_display, open_run, say_overrides
 from dna_fast.cli_search import cost, search
-
-# What wrong input, a missing file or a missing package raises; anything else is a bug and shows its traceback.
-EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +41,9 @@ def demo(
     from dna_fast.config import shipped_config
     from dna_fast.demo import run_demo
 
-    run_demo(config or shipped_config("digits"), out, open_display(), overrides or ())
+    path, display = config or shipped_config("digits"), open_display()
+    say_overrides(display, path, overrides)
+    run_demo(path, out, display, overrides or ())
 
 
 @app.command()
@@ -57,6 +58,7 @@ def train(
     from dna_fast.pipeline import Run
     from dna_fast.stages import prepare_teacher, train_supernet
 
+    display = open_display()
     if config.is_dir():
         run = Run.open(config)
         if overrides:
@@ -66,8 +68,8 @@ def train(
     else:
         if out is None:
             raise ValueError(f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}")
+        say_overrides(display, config, overrides)
         run = Run.start(config, out, overrides or ())
-    display = open_display()
     train_supernet(run, prepare_teacher(run, display), display)
     display.say(f"Next: dna-fast rate {run.directory}")
 
@@ -99,6 +101,7 @@ def rate(
 
 app.command()(cost)
 app.command()(search)
+app.add_typer(cli_config.app, name="config")
 
 
 @app.command()
@@ -153,15 +156,9 @@ def main() -> None:
     ):  # Ctrl-C is Abort in some releases of typer, in others it is returned as a code
         code = EXIT_INTERRUPTED
     except Exception as error:
-        if hasattr(error, "show") and hasattr(
-            error, "exit_code"
-        ):  # a usage error; its class moved between typer's versions
-            error.show()
-            sys.exit(error.exit_code)
-        if "--traceback" in sys.argv or not isinstance(error, EXPECTED):
+        if "--traceback" in sys.argv:
             raise
-        sys.stderr.write(f"error: {error}\n")
-        code = EXIT_ERROR
+        code = report(error)
     if code == EXIT_INTERRUPTED:
         command = shlex.join(["dna-fast", *sys.argv[1:]])
         sys.stderr.write(

@@ -27,6 +27,12 @@ def to_yaml(data: Any) -> str:
     return text
 
 
+def inline_yaml(data: Any) -> str:
+    """The same on one line, as it stands behind a key."""
+    text: str = _pyyaml().dump([data], Dumper=_dialect()[1], sort_keys=False, width=10**9, default_flow_style=True)
+    return text.strip()[1:-1]
+
+
 def _pyyaml() -> Any:
     try:
         import yaml

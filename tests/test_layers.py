@@ -47,6 +47,7 @@ TABLE: Mapping[str, Row] = {
     # Leaves.
     "_files": row(),
     "_loop": row("", "torch"),
+    "_names": row(),
     # Searching: no torch, no DALI, nothing compiled but the solver.
     "space": row("numpy"),
     "tables": row("_files space numpy", "pandas"),
@@ -57,9 +58,12 @@ TABLE: Mapping[str, Row] = {
     "explanation": row("search search_arrays numpy"),
     "restrictions": row("space numpy"),
     # Configuration.
-    "config_schema": row(),
+    "config_schema": row("_names"),
     "config_yaml": row("", "yaml"),
-    "config": row("_files config_schema config_yaml space"),
+    "config": row("_files _names config_schema config_yaml space"),
+    "config_sources": row("_names config config_schema config_yaml"),
+    "config_reference": row("config config_schema config_yaml"),
+    "config_check": row("config", "teacher torch"),
     # Training and rating. Loaders are arguments: neither imports data.
     "supernet": row("space ops.* numpy torch"),
     "teacher_cuts": row("torch"),
@@ -120,9 +124,14 @@ TABLE: Mapping[str, Row] = {
     "display": row("rich"),
     "stages": row("architecture config cost display fronts pipeline query report numpy", EVERY_STAGE),
     "demo": row("display pipeline query stages", EVERY_STAGE),
-    "cli_options": row("typer", "display pipeline"),
+    "cli_options": row("typer", "config_sources display pipeline"),
+    "cli_failures": row("cli_options"),
+    "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts query"),
-    "cli": row("cli_options cli_search typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
+    "cli": row(
+        "cli_config cli_failures cli_options cli_search typer",
+        f"{EVERY_STAGE} about demo display fronts pipeline query stages",
+    ),
 }
 
 # Where torch must not come from, by whatever way.
