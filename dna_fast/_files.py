@@ -21,6 +21,10 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk, say, is told of a descriptor, and people think in files
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

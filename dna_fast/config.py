@@ -459,6 +459,12 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"no such file; examples: {', '.join(map(str, shipped_configs().values()))}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not text in UTF-8 ({error.reason} at byte {error.start}); is it a configuration?") from error
+    if data is None:
+        raise ValueError(
+            f"expected a mapping with {', '.join(f.name for f in fields(RunConfig))}, got an empty file (None)"
+        )
     if not isinstance(data, dict):
         raise ValueError(f"expected a mapping with {', '.join(f.name for f in fields(RunConfig))}, got {data!r}")
     return data

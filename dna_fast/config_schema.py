@@ -137,7 +137,10 @@ class Section:
                 yield ConfigError(cls.dotted(str(name)), unknown_key(str(name), names, elsewhere))
         for f in fields(cls):
             if is_required(f) and f.name not in data:
-                yield ConfigError(cls.dotted(f.name), f"missing, and has no default. {f.metadata['doc']}")
+                inner = cls.inner(f.name)
+                needed = [inner.dotted(g.name) for g in fields(inner) if is_required(g)] if inner is not None else []
+                least = f" Give at least {', '.join(needed)}." if needed else ""
+                yield ConfigError(cls.dotted(f.name), f"missing, and has no default. {f.metadata['doc']}{least}")
 
     @classmethod
     def problems(cls, data: Mapping[str, Any], elsewhere: Iterable[str] = ()) -> list[ConfigError]:

@@ -18,7 +18,9 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_dialect()[0])
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from error
+        where = str(error).replace('in "<unicode string>", line', "at line")
+        advice = "; indent with spaces" if "'\\t'" in where else ""
+        raise ValueError(f"not valid YAML: {where}{advice}") from error
 
 
 def to_yaml(data: Any) -> str:

@@ -51,7 +51,7 @@ TABLE: Mapping[str, Row] = {
     # Searching: no torch, no DALI, nothing compiled but the solver.
     "space": row("numpy"),
     "tables": row("_files space numpy", "pandas"),
-    "architecture": row("_files space numpy"),
+    "architecture": row("_files _names space numpy"),
     "cost": row("space tables architecture numpy"),
     "search_arrays": row("numpy"),
     "search": row("search_arrays tables architecture space _solver numpy", "_solver"),
@@ -68,7 +68,7 @@ TABLE: Mapping[str, Row] = {
     "supernet": row("space ops.* numpy torch"),
     "teacher_cuts": row("torch"),
     "teacher_fused": row("ops.* torch", "timm"),
-    "teacher": row("teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
+    "teacher": row("_names teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
     "optimizer_state": row("torch"),
     "checkpoint": row("_files optimizer_state safetensors torch numpy"),
     "parallel": row("torch"),
@@ -119,7 +119,9 @@ TABLE: Mapping[str, Row] = {
     "pipeline": row(
         "__init__ _files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"
     ),
-    "query": row("_files architecture config cost explanation restrictions search space tables", "display pipeline"),
+    "query": row(
+        "_files _names architecture config cost explanation restrictions search space tables", "display pipeline"
+    ),
     "fronts": row("_files architecture query report numpy"),
     "display": row("rich"),
     "stages": row("architecture config cost display fronts pipeline query report numpy", EVERY_STAGE),
