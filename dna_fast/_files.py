@@ -22,7 +22,9 @@ def written_aside(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        if error.filename is None:  # a full disk, say, is told of a descriptor, and people think in files
+        if (
+            error.errno is not None and error.filename is None
+        ):  # a full disk, say, is told of a descriptor, and people think in files
             error.filename = str(path)
         raise
     finally:

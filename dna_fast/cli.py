@@ -149,7 +149,7 @@ def _options(
 def main() -> None:
     """Entry point: a failure is one message on standard error and an exit code, not a traceback."""
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="dna-fast", standalone_mode=False) or 0
     except (
         KeyboardInterrupt,
         typer.Abort,
