@@ -20,6 +20,8 @@ from dna_fast.space import preset
 
 ROOT = Path(__file__).resolve().parents[1]
 MINIMAL = "name: small\nspace: digits\ndata: {kind: digits}\ntrain: {learning_rates: [0.002], epochs: 20}\n"
+TIMM = MINIMAL + "teacher: {model: tf_efficientnet_b0, pretrained: false}\n"
+FOLDER = TIMM.replace("{kind: digits}", "{kind: folder, root: images}")
 KEYS = [dotted for dotted, _ in RunConfig.declared_keys()]
 
 DnaFast = Callable[..., str]
@@ -104,6 +106,21 @@ def test_a_run_directory_is_shown_by_its_configuration(small: Path, dna_fast: Dn
     assert "train.lr_decay" not in shown
 
 
+def test_sources_are_words_for_programs_too(small: Path, dna_fast: DnaFast) -> None:
+    shown = json.loads(dna_fast("config", "show", small, "--json", "--set", "train.epochs=3"))
+    sources = {key: shown[key]["source"] for key in ("train.epochs", "name", "train.lr_decay")}
+    assert sources == {"train.epochs": "--set", "name": "file", "train.lr_decay": "default"}
+    assert shown["train.epochs"]["value"] == 3
+
+
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_training_says_what_is_overridden(command: str, small: Path, dna_fast: DnaFast, tmp_path: Path) -> None:
+    small.write_text(FOLDER, encoding="utf-8")  # whose images are not there, so that it ends soon
+    config = [small] if command == "train" else ["--config", small]
+    told = dna_fast(command, *config, "--out", tmp_path / "run", "--set", "train.epochs=3", expect=2)
+    assert "train.epochs = 3 (--set; the file says 20)" in told.splitlines()
+
+
 def test_overrides_are_told_with_what_they_replace(small: Path) -> None:
     given = ["train.epochs=3", "train.lr_decay=0.8", "train.lr_decay=0.7", "search.max.macs=5M"]
     assert described_overrides(small, given) == [
@@ -155,10 +172,6 @@ def test_check_prints_a_line_per_file_and_fails_if_one_does(small: Path, dna_fas
     lines = dna_fast("config", "check", "--quick", small, tmp_path / "bad.yaml", expect=2).splitlines()
     assert lines[0] == f"{small}: fine"
     assert lines[1].startswith(f"{tmp_path / 'bad.yaml'}: sead: unknown key; did you mean 'seed'?")
-
-
-TIMM = MINIMAL + "teacher: {model: tf_efficientnet_b0, pretrained: false}\n"
-FOLDER = TIMM.replace("{kind: digits}", "{kind: folder, root: images}")
 
 
 @pytest.mark.parametrize(
