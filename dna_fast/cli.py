@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dna_fast import cli_config, cli_failures
 from dna_fast.cli_options import (
-    EXIT_ERROR,
     EXIT_INTERRUPTED,
     VERBOSITY,
     AsJson,
@@ -23,12 +23,12 @@ from dna_fast.cli_options import (
     TensorBoard,
     open_display,
     open_run,
+    say_overrides,
 )
 from dna_fast.cli_search import cost, search
 from dna_fast.resume import DamagedWarning, Resume, Which, check_resume
 
-# What wrong input, a missing file or a missing package raises; anything else is a bug and shows its traceback.
-EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
+# Options of every subcommand, which may stand behind it as well.
 EVERYWHERE = ("-q", "--quiet", "-v", "-vv", "--verbose", "--traceback")
 
 app = typer.Typer(
@@ -57,7 +57,9 @@ def demo(
     from dna_fast.config import shipped_config
     from dna_fast.demo import run_demo
 
-    run_demo(config or shipped_config("digits"), out, open_display(), overrides or ())
+    path, display = config or shipped_config("digits"), open_display()
+    say_overrides(display, path, overrides)
+    run_demo(path, out, display, overrides or ())
 
 
 @app.command()
@@ -82,6 +84,7 @@ def train(
 
     if (directory := config if config.is_dir() else out) is not None:
         check_resume(resume, "teacher and supernet", Run.training_files(directory))
+    display = open_display()
     if config.is_dir():
         run = Run.open(config)
         if overrides:
@@ -91,8 +94,8 @@ def train(
     else:
         if out is None:
             raise ValueError(f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}")
+        say_overrides(display, config, overrides)
         run = Run.start(config, out, overrides or ())
-    display = open_display()
     train_supernet(run, prepare_teacher(run, display, tensorboard=tensorboard), display, tensorboard=tensorboard)
     display.note(f"Next: dna-fast rate {run.directory}")
 
@@ -133,6 +136,7 @@ def rate(
 
 app.command()(cost)
 app.command()(search)
+app.add_typer(cli_config.app, name="config")
 
 
 @app.command()
@@ -215,22 +219,16 @@ def main() -> None:
     """Entry point: a failure is one message on standard error and an exit code, not a traceback."""
     try:
         with _plain_warnings():
-            code = app(args=_options_first(sys.argv[1:]), standalone_mode=False) or 0
+            code = app(args=_options_first(sys.argv[1:]), prog_name="dna-fast", standalone_mode=False) or 0
     except (
         KeyboardInterrupt,
         typer.Abort,
     ):  # Ctrl-C is Abort in some releases of typer, in others it is returned as a code
         code = EXIT_INTERRUPTED
     except Exception as error:
-        if hasattr(error, "show") and hasattr(
-            error, "exit_code"
-        ):  # a usage error; its class moved between typer's versions
-            error.show()
-            sys.exit(error.exit_code)
-        if "--traceback" in sys.argv or not isinstance(error, EXPECTED):
+        if "--traceback" in sys.argv:
             raise
-        sys.stderr.write(f"error: {error}\n")
-        code = EXIT_ERROR
+        code = cli_failures.report(error)
     if code == EXIT_INTERRUPTED:
         command = shlex.join(["dna-fast", *sys.argv[1:]])
         sys.stderr.write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,15 @@ def open_display() -> Display:
     from dna_fast.display import Display
 
     return Display(verbosity=VERBOSITY.get())
+
+
+def say_overrides(display: Display, config: Path, overrides: Sequence[str] | None) -> None:
+    """Prints what every --set replaces."""
+    if overrides:
+        from dna_fast.config_sources import described_overrides
+
+        for line in described_overrides(config, overrides):
+            display.say(line)
 
 
 def open_run(directory: Path) -> Run:

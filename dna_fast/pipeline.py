@@ -365,7 +365,13 @@ class Run:
     def teacher_macs(self) -> int | None:
         """Multiply-accumulates of the whole teacher for one image, once it is known."""
         path = self.directory / "teacher.json"
-        return int(read_json(path)["macs"]) if path.exists() else None
+        if not path.exists():
+            return None
+        record = read_json(path)
+        macs = record.get("macs") if isinstance(record, dict) else None
+        if type(macs) is not int or macs <= 0:
+            raise ValueError(f"{path}: damaged, macs must be a whole number > 0, got {macs!r}; restore it from a copy")
+        return macs
 
     @property
     def teacher_source(self) -> str:

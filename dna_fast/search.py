@@ -220,6 +220,10 @@ def solve_many(
     _check_options(top_k, max_states, beam_width, time_limit_s)
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
+    if isinstance(budgets, Mapping):
+        raise TypeError(
+            f"budgets must be a list of mappings, one per question, got one mapping {budgets!r}; write [budgets]"
+        )
     problem = read_problem(losses, costs, labels)
     ends = [[cost[3:] for cost in with_budgets(problem.costs, each)] for each in budgets]
     raws = _compiled().solve_many(

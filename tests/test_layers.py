@@ -48,24 +48,28 @@ TABLE: Mapping[str, Row] = {
     "_files": row(),
     "_loop": row("", "torch"),
     "resume": row(),
+    "_names": row(),
     # Searching: no torch, no DALI, nothing compiled but the solver.
     "space": row("numpy"),
     "tables": row("_files space numpy", "pandas"),
-    "architecture": row("_files space numpy"),
+    "architecture": row("_files _names space numpy"),
     "cost": row("space tables architecture numpy"),
     "search_arrays": row("numpy"),
     "search": row("search_arrays tables architecture space _solver numpy", "_solver"),
     "explanation": row("search search_arrays numpy"),
     "restrictions": row("space numpy"),
     # Configuration.
-    "config_schema": row(),
+    "config_schema": row("_names"),
     "config_yaml": row("", "yaml"),
-    "config": row("_files config_schema config_yaml space"),
+    "config": row("_files _names config_schema config_yaml space"),
+    "config_sources": row("_names config config_schema config_yaml"),
+    "config_reference": row("config config_schema config_yaml"),
+    "config_check": row("config", "teacher torch"),
     # Training and rating. Loaders are arguments: neither imports data.
     "supernet": row("space ops.* numpy torch"),
     "teacher_cuts": row("torch"),
     "teacher_fused": row("ops.* torch", "timm"),
-    "teacher": row("teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
+    "teacher": row("_names teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
     "optimizer_state": row("torch"),
     "tensor_files": row("_files safetensors torch"),
     "checkpoint_state": row("_files"),
@@ -118,7 +122,9 @@ TABLE: Mapping[str, Row] = {
     "pipeline": row(
         "__init__ _files config resume space numpy", f"{EVERY_STAGE} checkpoint images rating_store tensor_files torch"
     ),
-    "query": row("_files architecture config cost explanation restrictions search space tables", "display pipeline"),
+    "query": row(
+        "_files _names architecture config cost explanation restrictions search space tables", "display pipeline"
+    ),
     "fronts": row("_files architecture query report numpy"),
     "display": row("rich"),
     "stage_log": row("_files", "torch"),
@@ -127,9 +133,14 @@ TABLE: Mapping[str, Row] = {
         "architecture config cost display fronts pipeline provenance query report stage_log numpy", EVERY_STAGE
     ),
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
-    "cli_options": row("typer", "display pipeline"),
+    "cli_options": row("typer", "config_sources display pipeline"),
+    "cli_failures": row("cli_options"),
+    "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
-    "cli": row("cli_options cli_search resume typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
+    "cli": row(
+        "cli_config cli_failures cli_options cli_search resume typer",
+        f"{EVERY_STAGE} about demo display fronts pipeline query stages",
+    ),
 }
 
 # Where torch must not come from, by whatever way.
