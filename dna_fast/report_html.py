@@ -25,13 +25,13 @@ def joined(parts: Iterable[object], between: str = "") -> Html:
     return Html(between.join(text(part) for part in parts))
 
 
-def element(name: str, *children: object, **attributes: str | None) -> Html:
+def element(tag: str, *children: object, **attributes: str | None) -> Html:
     """An element. `class_` stands for class, `_` in other names for `-`; an attribute that is None is left out."""
-    start = f"<{name}"
+    start = f"<{tag}"
     for key, value in attributes.items():
         if value is not None:
             start += f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
-    return Html(f"{start}>" if name in VOID else f"{start}>{joined(children)}</{name}>")
+    return Html(f"{start}>" if tag in VOID else f"{start}>{joined(children)}</{tag}>")
 
 
 def table(

@@ -121,17 +121,23 @@ def _of_the_page(svg: str, name: str, title: str) -> Html:
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None, "matplotlib writes one"
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'(url\(|href=")#', rf"\1#{name}-", body).replace("xlink:href", "href")
-    body = re.sub(r'(?<= )(?:d|x|y|transform|width|height)="[^"]*"', lambda m: _rounded(m[0]), body)
-    body = re.sub(r"#0102[0-9a-f]{2}", lambda m: _PROPERTIES[m[0]], body)
-    body = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", body)
-    body = re.sub(r"<(path|use|rect)([^<>]*)/>", r"<\1\2></\1>", body)  # HTML knows no other end
+    body = re.sub(r"<[^>]*>", lambda tag: _of_the_name(tag[0], name), body)  # text stays as it is
     body = re.sub(r"\s*\n\s*", " ", body)
     label = element("title", title, id=f"{name}-title")
     shape = f'{box[0]} role="img" aria-labelledby="{html.escape(name)}-title"'
     return Html(f'<svg xmlns="http://www.w3.org/2000/svg" {shape}>{label}{body}</svg>')
+
+
+def _of_the_name(tag: str, name: str) -> str:
+    """A tag with ids that no other picture has, colours of the theme, the page's font, short numbers and an end of HTML."""
+    tag = re.sub(r'<g id="[^"]*"', "<g", tag)
+    tag = re.sub(r' id="', f' id="{name}-', tag)
+    tag = re.sub(r'(url\(|href=")#', rf"\1#{name}-", tag).replace("xlink:href", "href")
+    tag = re.sub(r' (?:d|x|y|transform|width|height)="[^"]*"', lambda m: _rounded(m[0]), tag)
+    tag = re.sub(r"#0102[0-9a-f]{2}", lambda m: _PROPERTIES[m[0]], tag)
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
+    tag = re.sub(r"font: ([^;\"]*?px) [^;\"]*", r"font-size: \1", tag)  # as older releases put it
+    return re.sub(r"^<(\w+)([^<>]*)/>$", r"<\1\2></\1>", tag)
 
 
 def _rounded(attribute: str) -> str:
