@@ -55,6 +55,7 @@ class Line:
     label: str
     epochs: NDArray[np.float64]
     values: NDArray[np.float64]
+    colour: str
     detail: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
 
@@ -143,6 +144,8 @@ def block_ratings(name: str, title: str, scene: BlockScene) -> Html:
                 capsize=2.5,
                 zorder=4,
             )
+            for i in known.tolist():
+                scatter(axes, [scene.macs[i]], [scene.ratings[i]], series(scene.cells[i]), size=5, alpha=1, zorder=5)
         if scene.chosen is not None:
             star = {"marker": "*", "markersize": 14, "markeredgecolor": COLOURS[PAPER], "zorder": 6}
             axes.plot([scene.macs[scene.chosen]], [scene.ratings[scene.chosen]], color=COLOURS["winner"], **star)
@@ -155,8 +158,8 @@ def losses(name: str, title: str, lines: Sequence[Line], ylabel: str) -> Html:
     """Losses by epoch."""
 
     def draw(axes: Any) -> None:
-        for number, line in enumerate(lines):
-            colour = COLOURS[series(number)]
+        for line in lines:
+            colour = COLOURS[line.colour]
             if line.detail is not None:
                 axes.plot(*_bucketed(*line.detail), color=colour, linewidth=0.9, alpha=0.45, zorder=2)
             dots = "o-" if len(line.epochs) <= 60 else "-"
@@ -166,7 +169,7 @@ def losses(name: str, title: str, lines: Sequence[Line], ylabel: str) -> Html:
         axes.set_ylabel(ylabel)
         axes.xaxis.get_major_locator().set_params(integer=True)
 
-    key = legend([(line.label, series(number), "-") for number, line in enumerate(lines)])
+    key = legend([(line.label, line.colour, "-") for line in lines])
     return joined([pictures(name, title, draw, heights=(320, 280)), key])
 
 
@@ -186,8 +189,7 @@ def _draw_mark(axes: Any, mark: Mark) -> None:
         size = float(np.clip(30 / len(mark.x) ** 0.5, 1.5, 4.5))
         scatter(axes, mark.x, mark.y, mark.colour, size=size, alpha=1.0, zorder=3)
         return
-    size = 18 if mark.shape == "*" else 8
-    over = 6 if mark.shape == "*" else 5
+    size, over = {"*": (18, 6), "o": (6, 4)}.get(mark.shape, (8, 5))
     edge = {"markeredgecolor": COLOURS[PAPER], "markeredgewidth": 0.8}
     axes.plot(mark.x, mark.y, mark.shape, linestyle="none", color=colour, markersize=size, zorder=over, **edge)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -12,6 +13,8 @@ class Html(str):
     __slots__ = ()
 
 
+# A number, maybe with a unit, an interval or what it is a part of; a dash where there is none.
+_NUMBER = re.compile(r"–|[-−]?\d[\d,.]*(e[-+]?\d+)?( ?[%sGMk])?( of [\d,]+)?( \[[\d., ]+\])?")
 VOID = ("br", "hr", "meta")
 
 
@@ -34,9 +37,7 @@ def element(tag: str, *children: object, **attributes: str | None) -> Html:
     return Html(f"{start}>" if tag in VOID else f"{start}>{joined(children)}</{tag}>")
 
 
-def table(
-    head: Sequence[object], rows: Iterable[Sequence[object]], *, label: str, marked: Sequence[int] = ()
-) -> Html:
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, label: str, marked: Sequence[int] = ()) -> Html:
     """A table that scrolls by itself where the screen is narrow; the first cell of a row names it.
 
     Args:
@@ -72,5 +73,4 @@ def code(value: object) -> Html:
 
 
 def _is_number(cell: object) -> bool:
-    plain = str(cell).replace(",", "").replace("−", "-")
-    return bool(plain) and (plain == "–" or plain[0].isdigit() or (plain[0] == "-" and plain[1:2].isdigit()))
+    return _NUMBER.fullmatch(str(cell)) is not None

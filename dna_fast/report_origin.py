@@ -17,7 +17,8 @@ LONG = 90  # characters of a value, beyond which it is folded away
 
 def configuration_section(facts: RunFacts) -> Html:
     """Every key; what differs from its default is marked, and comes first to the eye."""
-    rows, marked = [], []
+    rows: list[tuple[object, ...]] = []
+    marked: list[int] = []
     for dotted, value, declared in settings(facts.config):
         default = _default(declared)
         if default is MISSING:
@@ -29,7 +30,9 @@ def configuration_section(facts: RunFacts) -> Html:
         rows.append((dotted, _folded(_plain(value)), usual, declared.metadata.get("unit") or ""))
     head = ("key", "value", "default", "unit")
     note = f"{len(marked)} values that differ from their defaults are marked. Space: {facts.costs.space.summary()}."
-    return joined([paragraph(note), element("div", table(head, rows, label="configuration", marked=marked), class_="keys")])
+    return joined(
+        [paragraph(note), element("div", table(head, rows, label="configuration", marked=marked), class_="keys")]
+    )
 
 
 def settings(config: RunConfig) -> Iterator[tuple[str, Any, Field[Any]]]:
@@ -70,9 +73,14 @@ def _folded(value: str) -> Html:
 
 def provenance_section(facts: RunFacts) -> Html:
     """Identities, seeds, versions and sha256."""
-    parts: list[object] = [element("h3", "Identities"), table(("what", "value"), _identities(facts), label="identities")]
+    parts: list[object] = [
+        element("h3", "Identities"),
+        table(("what", "value"), _identities(facts), label="identities"),
+    ]
     if facts.records:
-        rows = [(stage, *(_record_words(record.get(key)) for key in RECORD_KEYS)) for stage, record in facts.records.items()]
+        rows = [
+            (stage, *(_record_words(record.get(key)) for key in RECORD_KEYS)) for stage, record in facts.records.items()
+        ]
         commands = [(stage, code(_command(record.get("command")))) for stage, record in facts.records.items()]
         parts += [
             element("h3", "Stages"),

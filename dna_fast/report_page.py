@@ -114,7 +114,10 @@ def _figures(run: RunFacts) -> Html:
         entries += [(name, f"{best['costs'][name]:,}", "") for name in ("macs", "params") if name in best["costs"]]
         entries.append((f"sum of {run.search.metric}", f"{best['loss']:.4f}", run.search.status))
     entries.append(("seed", str(run.config.seed), ""))
-    items = [element("div", element("dt", term), element("dd", value, element("small", more))) for term, value, more in entries]
+    items = [
+        element("div", element("dt", term), element("dd", value, element("small", more)))
+        for term, value, more in entries
+    ]
     return element("dl", *items, class_="figures")
 
 
@@ -172,7 +175,9 @@ def _compared(run: RunFacts, name: str) -> tuple[str, ...]:
         UNKNOWN if best is None else f"{best['loss']:.4f}",
         UNKNOWN if found is None or found.training is None else percent(found.training.score),
         UNKNOWN if run.teacher is None else millions(run.teacher.macs),
-        UNKNOWN if run.search is None else "; ".join(bound_words(n, *b) for n, b in run.search.bounds.items()) or "none",
+        UNKNOWN
+        if run.search is None
+        else "; ".join(bound_words(n, *b) for n, b in run.search.bounds.items()) or "none",
         run.costs.space.name,
         str(run.config.seed),
     )

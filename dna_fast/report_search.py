@@ -13,7 +13,7 @@ from dna_fast.architecture import Architecture, random_choice
 from dna_fast.query import Query, in_words
 from dna_fast.report_facts import RunFacts
 from dna_fast.report_html import Html, details, element, joined, paragraph, table
-from dna_fast.report_sections import todo
+from dna_fast.report_sections import network_colours, todo
 from dna_fast.search import TWO_SIDED_95
 
 CLOUD = 1500  # random architectures that show what the space is like
@@ -28,9 +28,7 @@ def search_section(facts: RunFacts, name: str) -> Html:
         return todo("No search yet.", f"dna-fast search {facts.directory} --max macs=…")
     budget = "; ".join(bound_words(n, *b) for n, b in found.bounds.items()) or "no budget"
     gap = "" if found.gap is None else f", gap to the proven bound {found.gap:.2%}"
-    parts: list[object] = [
-        paragraph(f"Status {found.status}: least sum of {found.metric} under {budget}{gap}.")
-    ]
+    parts: list[object] = [paragraph(f"Status {found.status}: least sum of {found.metric} under {budget}{gap}.")]
     if not found.solutions:
         rows = [(n, "none helps" if v is None else f"{v:,}") for n, v in found.smallest_feasible.items()]
         parts.append(paragraph("Nothing meets the budgets.", class_="todo"))
@@ -56,24 +54,24 @@ def _solutions(solutions: Sequence[Mapping[str, Any]], metric: str) -> Html:
         rows.append(
             (rank, f"{s['loss']:.6f}", *(f"{s['costs'].get(n, 0):,}" for n in names), apart, " | ".join(s["blocks"]))
         )
-    told = "told apart from 1 by the ratings"
-    listed = table(("rank", f"sum of {metric}", *names, told, "blocks"), rows, label="solutions", marked=(0,))
+    listed = table(("rank", f"sum of {metric}", *names, "told apart", "blocks"), rows, label="solutions", marked=(0,))
     note = (
-        "A block reads layers × width and the operator of every layer. “Told apart”: the difference exceeds 1.96 standard "
-        "errors of the ratings, rated images alone; – where the search did not record it."
+        "A block reads layers × width and the operator of every layer. “Told apart”: the difference from "
+        "the winner exceeds 1.96 standard errors, of the rated images alone; – where search.json does not say."
     )
     return joined([element("h3", "Winner and alternatives"), listed, paragraph(note, class_="note")])
 
 
 def baseline_marks(facts: RunFacts, query: Query) -> list[charts.Mark]:
     """The retrained networks of the space, but for the winner."""
-    others = [n for n in facts.networks if n.arch is not None and n is not facts.found and _of_the_space(query, n.arch)]
-    marks = []
-    for i, network in enumerate(others):
-        loss = query.loss(network.arch.candidates or ()) if network.arch else 0.0
-        shape = charts.MARKERS[i % len(charts.MARKERS)]
+    marks, colours = [], network_colours(facts)
+    for network in facts.networks:
+        if network is facts.found or network.arch is None or not _of_the_space(query, network.arch):
+            continue
+        loss = query.loss(network.arch.candidates or ())
+        shape = charts.MARKERS[len(marks) % len(charts.MARKERS)]
         label = f"{network.name}: {loss:.4g}"
-        marks.append(charts.Mark(label, [network.costs["macs"]], [loss], charts.series(i + 1), shape))
+        marks.append(charts.Mark(label, [network.costs["macs"]], [loss], colours[network.name], shape))
     return marks
 
 
@@ -104,7 +102,7 @@ def _front_figure(facts: RunFacts, query: Query, name: str) -> Html:
     marks = [charts.Mark(f"exact Pareto front, {len(loss):,} points", macs, loss, "front", "-")]
     if others:
         points = ([s["costs"]["macs"] for s in others], [s["loss"] for s in others])
-        marks.append(charts.Mark(f"alternatives 2 to {len(others) + 1}", *points, "s0", "o"))
+        marks.append(charts.Mark(f"alternatives 2 to {len(others) + 1}", *points, "winner", "o"))
     marks += baseline_marks(facts, query)
     marks.append(charts.Mark(f"winner: {best['loss']:.4g}", [best["costs"]["macs"]], [best["loss"]], "winner", "*"))
     budget = found.bounds.get("macs", (None, None))[1]
@@ -153,9 +151,7 @@ def ratings_section(facts: RunFacts, name: str) -> Html:
     return joined([paragraph(note), element("div", *figures, class_="grid")])
 
 
-def _block_figure(
-    facts: RunFacts, b: int, losses: NDArray[np.float64], errors: NDArray[np.float64], name: str
-) -> Html:
+def _block_figure(facts: RunFacts, b: int, losses: NDArray[np.float64], errors: NDArray[np.float64], name: str) -> Html:
     space = facts.costs.space
     chosen, row = _chosen(facts, b)
     macs = facts.costs.costs["macs"][b][row] if "macs" in facts.costs.names else np.zeros(len(losses), np.int64)

@@ -9,6 +9,7 @@ import numpy as np
 from dna_fast import report_charts as charts
 from dna_fast.architecture import Architecture
 from dna_fast.cost import layer_cost
+from dna_fast.report import in_units
 from dna_fast.report_facts import RunFacts, Score, Training
 from dna_fast.report_html import Html, details, element, joined, paragraph, table
 from dna_fast.space import MBConvSpec
@@ -28,7 +29,14 @@ def percent(score: Score) -> str:
 
 def millions(count: int) -> str:
     """For sentences; tables have all digits."""
-    return f"{count / 1e9:.3g} G" if count >= 1e9 else f"{count / 1e6:.3g} M"
+    return in_units(count)
+
+
+def network_colours(facts: RunFacts) -> dict[str, str]:
+    """The colour of every network, the same in all pictures."""
+    others = [n.name for n in facts.networks if n is not facts.found]
+    colours = {name: charts.series(i + 1) for i, name in enumerate(others)}
+    return {"teacher": "s0"} | colours | ({} if facts.found is None else {facts.found.name: "winner"})
 
 
 # ---- result ----------------------------------------------------------------------------------------------------------
@@ -44,7 +52,7 @@ def headline(facts: RunFacts) -> str:
     network = f"the found network has {millions(costs['macs'])} macs and {millions(costs['params'])} parameters"
     teacher = facts.teacher
     if teacher is not None:
-        network += f", {teacher.macs / max(costs['macs'], 1):.1f} times fewer macs than its teacher"
+        network += f" (its teacher has {teacher.macs / max(costs['macs'], 1):.1f} times as many macs)"
     found = facts.found
     if found is None or found.training is None:
         return f"Of {_architectures(facts)} architectures {network}; it is not retrained yet."
@@ -81,8 +89,8 @@ def result_section(facts: RunFacts, name: str) -> Html:
     if facts.teacher is not None and facts.teacher.training is not None:
         scores.append(("teacher", facts.teacher.training.score, False))
     if scores:
-        colours = ["winner" if chosen else charts.series(i) for i, (_, _, chosen) in enumerate(scores)]
-        rows = [(n, s.top1, s.low, s.high, colour) for (n, s, _), colour in zip(scores, colours, strict=True)]
+        colours = network_colours(facts)
+        rows = [(n, s.top1, s.low, s.high, colours[n]) for n, s, _ in scores]
         caption = (
             "Wilson intervals: the sampling error of the evaluation images. The spread between training runs of other "
             "seeds is not in them."
@@ -93,7 +101,8 @@ def result_section(facts: RunFacts, name: str) -> Html:
 
 
 def _network_table(facts: RunFacts) -> Html:
-    rows, marked = [], []
+    rows: list[tuple[str, ...]] = []
+    marked: list[int] = []
     for network in facts.networks:
         if network is facts.found:
             marked.append(len(rows))
@@ -151,16 +160,16 @@ def architecture_section(facts: RunFacts) -> Html:
         for n in facts.networks
         if n.arch is not None and n.arch.blocks != facts.winner.blocks
     ]
-    return joined([paragraph(note), drawn(facts.winner), details("Layers as a table", _layer_table(facts.winner)), *others])
+    return joined(
+        [paragraph(note), drawn(facts.winner), details("Layers as a table", _layer_table(facts.winner)), *others]
+    )
 
 
 def drawn(arch: Architecture) -> Html:
     """A network as boxes in the order of its layers."""
     frame = arch.frame
     size = frame.stem_size
-    parts = [
-        _box("stem", f"{frame.resolution} → {size} px", [_layer("3×3", f"3 → {frame.stem_width}", "conv, ds", 3)])
-    ]
+    parts = [_box("stem", f"{frame.resolution} → {size} px", [_layer("3×3", f"3 → {frame.stem_width}", "conv, ds", 3)])]
     for b, layers in enumerate(arch.blocks):
         before, boxes = size, []
         for spec in layers:
@@ -239,37 +248,37 @@ def losses_section(facts: RunFacts, name: str) -> Html:
         trainings = {"teacher": facts.teacher.training, **trainings}
     trainings = {n: t for n, t in trainings.items() if len(t.loss.epochs)}
     if trainings:
-        parts += [element("h3", "Classifiers"), _classifier_figure(trainings, f"{name}-c")]
+        parts += [element("h3", "Classifiers"), _classifier_figure(trainings, network_colours(facts), f"{name}-c")]
     return joined(parts)
 
 
 def _supernet_figure(facts: RunFacts, name: str) -> Html:
     supernet = facts.supernet
     assert supernet is not None
-    epochs = np.arange(1, len(supernet.losses) + 1)
+    epochs = np.arange(1, len(supernet.losses) + 1, dtype=np.float64)
     first = np.where(supernet.losses[0] > 0, supernet.losses[0], 1.0)
     lines = []
     for b in range(supernet.losses.shape[1]):
         fine = supernet.detail[b] if supernet.detail else None
         detail = None if fine is None else (fine.epochs, fine.values / first[b])
-        lines.append(charts.Line(f"block {b}", epochs, supernet.losses[:, b] / first[b], detail))
+        lines.append(charts.Line(f"block {b}", epochs, supernet.losses[:, b] / first[b], charts.series(b), detail))
     finer = " Faint: means of neighbouring rows of logs/supernet.csv." if supernet.detail else ""
     caption = (
         f"Training loss of every block, mean of an epoch, relative to its first epoch’s. {supernet.steps:,} steps in "
         f"{supernet.seconds:,.0f} s.{finer}"
     )
     picture = charts.losses(name, "Training loss of the supernet by block", lines, "loss / first epoch’s")
-    rows = [(epoch, *(f"{x:.5f}" for x in row)) for epoch, row in zip(epochs.tolist(), supernet.losses, strict=True)]
+    rows = [(epoch, *(f"{x:.5f}" for x in row)) for epoch, row in enumerate(supernet.losses, start=1)]
     head = ("epoch", *(f"block {b}" for b in range(supernet.losses.shape[1])))
     behind = details("Losses as a table", table(head, rows, label="losses of the supernet"))
     return element("figure", picture, element("figcaption", caption), behind)
 
 
-def _classifier_figure(trainings: dict[str, Training], name: str) -> Html:
-    lines = [
-        charts.Line(n, t.loss.epochs, t.loss.values, None if t.detail is None else (t.detail.epochs, t.detail.values))
-        for n, t in trainings.items()
-    ]
+def _classifier_figure(trainings: Mapping[str, Training], colours: Mapping[str, str], name: str) -> Html:
+    lines = []
+    for n, t in trainings.items():
+        detail = None if t.detail is None else (t.detail.epochs, t.detail.values)
+        lines.append(charts.Line(n, t.loss.epochs, t.loss.values, colours[n], detail))
     finer = " Faint: means of neighbouring rows of the logs." if any(line.detail for line in lines) else ""
     caption = f"Training loss of every network trained here, mean of an epoch.{finer}"
     picture = charts.losses(name, "Training loss of the classifiers", lines, "training loss")
@@ -281,4 +290,3 @@ def _classifier_figure(trainings: dict[str, Training], name: str) -> Html:
     ]
     behind = details("Losses as a table", table(("epoch", *trainings), rows, label="losses of the classifiers"))
     return element("figure", picture, element("figcaption", caption), behind)
-

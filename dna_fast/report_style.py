@@ -51,7 +51,7 @@ h3{font-size:1.08rem;margin:26px 0 6px;overflow-wrap:anywhere}
 h2 a,h3 a{color:inherit;text-decoration:none}
 h2 a:hover::after,h3 a:hover::after{content:" #";color:var(--muted)}
 a{color:var(--link)}
-p{margin:8px 0;max-width:76ch;overflow-wrap:anywhere}
+p{margin:8px 0;max-width:80ch;overflow-wrap:anywhere}
 .lead{font-size:1.15rem}
 .note,figcaption,caption{color:var(--muted);font-size:.9rem}
 .todo{border-left:4px solid var(--accent);background:var(--panel);padding:10px 14px;margin:10px 0}
@@ -82,8 +82,7 @@ svg{display:block;width:100%;height:auto;stroke-linejoin:round;stroke-linecap:bu
 .narrow{display:none}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:6px 22px}
 .legend{display:flex;flex-wrap:wrap;gap:2px 18px;margin:4px 0;padding:0;list-style:none;font-size:.88rem}
-.legend i{display:inline-block;width:12px;height:12px;margin-right:6px;border-radius:50%;vertical-align:-1px}
-.legend i.bar{height:3px;width:18px;border-radius:0;vertical-align:4px}
+
 .net{display:flex;flex-wrap:wrap;gap:8px;margin:12px 0}
 .blk{border:1px solid var(--line);border-radius:8px;padding:6px 8px 8px;background:var(--panel)}
 .blk h4{margin:0 0 5px;font-size:.82rem;color:var(--muted);font-weight:600}

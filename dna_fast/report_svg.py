@@ -44,7 +44,7 @@ def picture(name: str, title: str, draw: Draw, *, size: tuple[int, int]) -> Html
         from matplotlib.figure import Figure
     except ImportError as error:
         raise RuntimeError("a report needs matplotlib; install it with: pip install 'dna_fast[report]'") from error
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": FONT_SIZE, "path.simplify": False}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": FONT_SIZE, "path.simplify": False}
     settings |= {"axes.unicode_minus": True, "text.parse_math": False}
     with rc_context(settings):
         figure = Figure(figsize=(size[0] / POINTS_PER_INCH, size[1] / POINTS_PER_INCH), layout="constrained")
@@ -54,7 +54,8 @@ def picture(name: str, title: str, draw: Draw, *, size: tuple[int, int]) -> Html
         draw(axes)
         drawn = io.StringIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(drawn, metadata=metadata)
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(drawn, metadata=metadata)
     return _of_the_page(drawn.getvalue(), name, title)
 
 
