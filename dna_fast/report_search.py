@@ -64,7 +64,8 @@ def _solutions(solutions: Sequence[Mapping[str, Any]], metric: str) -> Html:
 
 def baseline_marks(facts: RunFacts, query: Query) -> list[charts.Mark]:
     """The retrained networks of the space, but for the winner."""
-    marks, colours = [], network_colours(facts)
+    marks: list[charts.Mark] = []
+    colours = network_colours(facts)
     for network in facts.networks:
         if network is facts.found or network.arch is None or not _of_the_space(query, network.arch):
             continue

@@ -66,13 +66,13 @@ nav strong{display:block;margin-top:4px}
 .figures small{display:block;color:var(--muted);font-size:.8rem;font-weight:400}
 .scroll{overflow-x:auto;margin:10px 0}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:5px 12px 5px 6px;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{border-bottom:2px solid var(--muted);vertical-align:bottom}
+th,td{text-align:left;white-space:nowrap;padding:5px 12px 5px 6px;border-bottom:1px solid var(--line);vertical-align:top}
+thead th{white-space:normal;border-bottom:2px solid var(--muted);vertical-align:bottom}
 tbody th{font-weight:600}
 .n{text-align:right;white-space:nowrap}
 .nw{white-space:nowrap}
 .marked th,.marked td{background:var(--marked)}
-.keys td{max-width:46ch;overflow-wrap:anywhere}
+.keys td{white-space:normal;min-width:10ch;max-width:46ch;overflow-wrap:anywhere}
 .keys code{white-space:pre-wrap}
 details{margin:8px 0}
 summary{cursor:pointer;color:var(--link);font-size:.92rem;padding:4px 0}
