@@ -139,7 +139,7 @@ def block_ratings(name: str, title: str, scene: BlockScene) -> Html:
                 scene.ratings[known],
                 yerr=1.96 * scene.errors[known],
                 fmt="none",
-                ecolor=COLOURS["ink"],
+                color=COLOURS["ink"],
                 elinewidth=1,
                 capsize=2.5,
                 zorder=4,

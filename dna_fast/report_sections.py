@@ -79,11 +79,11 @@ def result_section(facts: RunFacts, name: str) -> Html:
     """Costs and accuracies beside each other."""
     trained = [n for n in facts.networks if n.training is not None]
     parts: list[object] = []
-    if facts.search is not None and facts.search.solutions and facts.found is None:
+    if facts.winner is not None and facts.found is None:
         parts.append(todo("The found network is not retrained yet.", f"dna-fast retrain {facts.directory}"))
         if any(n.name == "found" for n in trained):
             parts.append(paragraph("The network named “found” below is of an earlier search.", class_="note"))
-    elif facts.search is None:
+    elif facts.winner is None:
         parts.append(todo("No network yet.", f"dna-fast search {facts.directory} --max macs=…"))
     scores = [(n.name, n.training.score, n is facts.found) for n in trained if n.training is not None]
     if facts.teacher is not None and facts.teacher.training is not None:

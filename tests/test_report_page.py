@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from report_run import EPOCHS, SCORES, losses, write_network, write_run  # noqa:
 from dna_fast._files import read_json, write_json  # noqa: E402
 from dna_fast.architecture import Architecture  # noqa: E402
 from dna_fast.cost import architecture_cost, cost_table  # noqa: E402
-from dna_fast.query import Query  # noqa: E402
 from dna_fast.report_facts import Score, read_log, read_run  # noqa: E402
+from dna_fast.report_html import Html  # noqa: E402
 from dna_fast.report_page import report_page, write_report  # noqa: E402
 from dna_fast.space import preset  # noqa: E402
 from dna_fast.tables import CostTable, RatingTable  # noqa: E402
@@ -96,6 +95,15 @@ def page(html: str) -> Page:
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the pictures out, which take most of a page's time, where only words matter."""
+    from dna_fast import report_charts
+
+    for name in ("picture", "pictures"):
+        monkeypatch.setattr(report_charts, name, lambda *given, **sizes: Html("<svg></svg>"))
 
 
 def test_the_page_is_whole_and_needs_nothing_else(html: str, page: Page) -> None:
@@ -181,7 +189,7 @@ def test_a_block_counts_what_its_ratings_cannot_tell_apart(finished: Path, page:
 def test_losses_cuts_and_identities_are_those_of_the_files(finished: Path, page: Page) -> None:
     for epoch in range(EPOCHS):
         assert [str(epoch + 1), *(f"{x:.5f}" for x in losses(epoch, 2))] in page.rows
-    assert ["1", "blocks.2", "13", "16 × 16", "1,234,001", "16.1%"] in page.rows
+    assert ["1", "blocks.2", "13", "8 × 8", "1,234,001", "16.1%"] in page.rows
     assert page.row("teacher weights, sha256")[1] == "5ha"
     assert page.row("training images, fingerprint")[1] == "data0"
     assert page.row("supernet identity")[1] == "1d"
@@ -211,7 +219,7 @@ def test_settings_that_differ_from_their_defaults_are_marked(page: Page) -> None
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
 def test_what_is_not_there_is_said_with_the_command_that_makes_it(
-    run: Path, missing: list[str], command: str | None
+    run: Path, undrawn: None, missing: list[str], command: str | None
 ) -> None:
     for name in missing:
         shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
@@ -219,7 +227,7 @@ def test_what_is_not_there_is_said_with_the_command_that_makes_it(
     assert set(asked) == ({command} if command else set())
 
 
-def test_a_run_that_has_only_begun_has_a_page(run: Path) -> None:
+def test_a_run_that_has_only_begun_has_a_page(run: Path, undrawn: None) -> None:
     for path in [*run.iterdir()]:
         if path.name != "config.yaml":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -228,7 +236,7 @@ def test_a_run_that_has_only_begun_has_a_page(run: Path) -> None:
     assert page.row("train.epochs")[1] == "2"
 
 
-def test_a_winner_of_a_later_search_is_not_taken_for_the_trained_one(run: Path) -> None:
+def test_a_winner_of_a_later_search_is_not_taken_for_the_trained_one(run: Path, undrawn: None) -> None:
     facts = read_run(run)
     other = next(n.arch for n in facts.networks if n.arch.blocks != facts.winner.blocks)
     other.save(run / "architecture.json")
@@ -254,7 +262,7 @@ def test_several_runs_are_compared(finished: Path, tmp_path: Path) -> None:
     assert "finished, front" in page.text
 
 
-def test_runs_of_different_spaces_share_no_picture(finished: Path, tmp_path: Path) -> None:
+def test_runs_of_different_spaces_share_no_picture(finished: Path, tmp_path: Path, undrawn: None) -> None:
     config = write_run(tmp_path / "a").to_dict()
     config["space"]["name"] = "another"
     write_run(tmp_path / "other", config={"space": config["space"]})
@@ -287,7 +295,7 @@ def test_equal_runs_give_equal_bytes_and_are_not_changed(finished: Path, run: Pa
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_a_front_needs_no_cost_table(run: Path, page: Page) -> None:
+def test_a_front_needs_no_cost_table(run: Path, page: Page, undrawn: None) -> None:
     (run / "costs.npz").unlink()
     assert Page(report_page([read_run(run)])).row("largest") == page.row("largest")
     assert not (run / "costs.npz").exists()
@@ -353,6 +361,7 @@ def test_half_a_row_of_a_log_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
 def test_the_command_writes_where_it_says(
     run: Path,
+    undrawn: None,
     finished: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
