@@ -15,6 +15,7 @@ class Html(str):
 
 # A number, maybe with a unit, an interval or what it is a part of; a dash where there is none.
 _NUMBER = re.compile(r"–|[-−]?\d[\d,.]*(e[-+]?\d+)?( ?[%sGMk])?( of [\d,]+)?( \[[\d., ]+\])?")
+LONG = 32  # characters, beyond which a cell may break into lines
 VOID = ("br", "hr", "meta")
 
 
@@ -53,7 +54,10 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, label: st
     lines = []
     for i, row in enumerate(rows):
         first = element("th", row[0], scope="row", class_=css[0])
-        others = joined(element("td", cell, class_=c) for cell, c in zip(row[1:], css[1:], strict=True))
+        others = joined(
+            element("td", cell, class_=c or ("long" if len(str(cell)) > LONG else None))
+            for cell, c in zip(row[1:], css[1:], strict=True)
+        )
         lines.append(element("tr", first, others, class_="marked" if i in marked else None))
     inner = element("table", element("thead", element("tr", heads)), element("tbody", *lines))
     return element("div", inner, class_="scroll", role="region", aria_label=label, tabindex="0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dna_fast import __version__
@@ -160,7 +161,9 @@ def _comparison(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Html]:
     parts += [_compared_fronts(runs, names), element("h3", "What differs in their configurations")]
     rows = differing({name: run.config for name, run in zip(names, runs, strict=True)})
     parts.append(
-        table(("key", *names), rows, label="configurations") if rows else paragraph("Nothing: they are the same.")
+        table(("key", *names), rows, label="configurations")
+        if rows
+        else paragraph("Nothing: they are the same, but for budgets given on the command line.")
     )
     return parts
 
@@ -191,14 +194,23 @@ def _compared_fronts(runs: Sequence[RunFacts], names: Sequence[str]) -> Html:
     kinds = {(run.costs.space.sha256, run.metric) for run, _, _ in rated}
     if len(kinds) > 1 or not all("macs" in run.costs.names for run, _, _ in rated):
         return paragraph("The runs differ in space or metric: their ratings cannot share a picture.", class_="note")
-    marks = []
+    marks: list[charts.Mark] = []
+    drawn: dict[
+        tuple[bytes, bytes], int
+    ] = {}  # runs of the same ratings have the same front: it is drawn once, for all
     for i, (run, name, query) in enumerate(rated):
         front = query.front("macs")
-        marks.append(charts.Mark(f"{name}, front", front.costs["macs"], front.loss, charts.series(i), "-"))
+        points = (front.costs["macs"].tobytes(), front.loss.tobytes())
+        if points in drawn:
+            same = marks[drawn[points]]
+            marks[drawn[points]] = replace(same, label=f"{same.label}, {name}")
+        else:
+            drawn[points] = len(marks)
+            marks.append(charts.Mark(f"front of {name}", front.costs["macs"], front.loss, charts.series(i), "-"))
         if run.search is not None and run.search.solutions:
             best = run.search.solutions[0]
             point = ([best["costs"]["macs"]], [best["loss"]])
-            marks.append(charts.Mark(f"{name}, winner", *point, charts.series(i), "*"))
+            marks.append(charts.Mark(f"winner of {name}", *point, charts.series(i), "*"))
     scene = charts.Scene(cloud(rated[0][2]), marks, None, str(rated[0][0].metric))
     same_teacher = len({run.teacher.sha256 for run, _, _ in rated if run.teacher is not None}) <= 1
     caption = f"Exact Pareto fronts; dots: random architectures as rated by {rated[0][1]}."

@@ -17,9 +17,9 @@ from dna_fast.space import MBConvSpec
 UNKNOWN = "–"
 
 
-def todo(what: str, command: str) -> Html:
+def todo(what: str, command: str, do: str = "Make it with") -> Html:
     """What is missing and what makes it."""
-    return element("p", f"{what} Make it with: ", element("code", command), class_="todo")
+    return element("p", f"{what} {do}: ", element("code", command), class_="todo")
 
 
 def percent(score: Score) -> str:
@@ -136,10 +136,10 @@ def _overlap_words(facts: RunFacts, scores: Sequence[tuple[str, Score, bool]]) -
     if better:
         words.append(f"The found network is more accurate than {', '.join(better)}: the intervals lie apart.")
     if worse:
-        words.append(f"It is less accurate than {', '.join(worse)}: the intervals lie apart.")
+        words.append(f"The found network is less accurate than {', '.join(worse)}: the intervals lie apart.")
     if same:
         words.append(
-            f"Its interval overlaps that of {', '.join(same)}: {found.total:,} evaluation images do not show a difference."
+            f"Its interval overlaps that of {', '.join(same)}: {found.total:,} evaluation images show no difference."
         )
     return paragraph(" ".join(words))
 
@@ -227,7 +227,7 @@ def teacher_section(facts: RunFacts) -> Html:
         )
         for b, p in enumerate(teacher.points)
     ]
-    what = f"{teacher.source}, {teacher.macs:,} macs per image, batch norms in mode {teacher.bn}."
+    what = f"Weights: {teacher.source}; {teacher.macs:,} macs per image, batch norms in mode {teacher.bn}."
     head = ("block", "ends behind", "channels", "feature map", "macs", "of the teacher")
     return joined([paragraph(what), table(head, rows, label="cuts of the teacher")])
 
@@ -241,7 +241,7 @@ def losses_section(facts: RunFacts, name: str) -> Html:
     else:
         if supernet.epochs < facts.config.train.epochs:
             words = f"{supernet.epochs} of {facts.config.train.epochs} epochs are trained."
-            parts.append(todo(words, f"dna-fast train {facts.directory}"))
+            parts.append(todo(words, f"dna-fast train {facts.directory}", "Go on with"))
         parts.append(_supernet_figure(facts, f"{name}-s"))
     trainings = {n.name: n.training for n in facts.networks if n.training is not None}
     if facts.teacher is not None and facts.teacher.training is not None:

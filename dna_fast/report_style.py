@@ -46,6 +46,7 @@ html{color-scheme:light dark;-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:24px 20px 60px}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 8px;overflow-wrap:anywhere}
+h1[id]{margin-top:72px}
 h2{font-size:1.35rem;margin:44px 0 10px;padding-top:10px;border-top:1px solid var(--line);overflow-wrap:anywhere}
 h3{font-size:1.08rem;margin:26px 0 6px;overflow-wrap:anywhere}
 h2 a,h3 a{color:inherit;text-decoration:none}
@@ -70,7 +71,7 @@ th,td{text-align:left;white-space:nowrap;padding:5px 12px 5px 6px;border-bottom:
 thead th{white-space:normal;border-bottom:2px solid var(--muted);vertical-align:bottom}
 tbody th{font-weight:600}
 .n{text-align:right;white-space:nowrap}
-.nw{white-space:nowrap}
+.long{white-space:normal;min-width:32ch;overflow-wrap:anywhere}
 .marked th,.marked td{background:var(--marked)}
 .keys td{white-space:normal;min-width:10ch;max-width:46ch;overflow-wrap:anywhere}
 .keys code{white-space:pre-wrap}

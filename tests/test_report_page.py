@@ -140,10 +140,8 @@ def test_networks_have_the_costs_and_accuracies_of_their_files(finished: Path, p
 
 def test_the_verdict_follows_the_intervals(page: Page) -> None:
     # 80 of 100 is [71, 87]: 78 and 90 of 100 overlap it, 99 of 100 does not
-    assert "It is less accurate than largest: the intervals lie apart." in page.text
-    assert (
-        "Its interval overlaps that of random_0, teacher: 100 evaluation images do not show a difference." in page.text
-    )
+    assert "The found network is less accurate than largest: the intervals lie apart." in page.text
+    assert "Its interval overlaps that of random_0, teacher: 100 evaluation images show no difference." in page.text
 
 
 @pytest.mark.parametrize(
@@ -259,7 +257,14 @@ def test_several_runs_are_compared(finished: Path, tmp_path: Path) -> None:
     assert page.row("key") == ["key", "finished", "other"]
     differing = page.rows[page.rows.index(["key", "finished", "other"]) + 1]
     assert differing == ["seed", "0", "1"]
-    assert "finished, front" in page.text
+    assert "front of finished" in page.text
+    assert "front of other" in page.text
+
+
+def test_equal_fronts_are_drawn_once(finished: Path, run: Path, undrawn: None) -> None:
+    text = Page(report_page([read_run(finished), read_run(run)])).text
+    assert "front of finished, run" in text
+    assert "winner of run" in text
 
 
 def test_runs_of_different_spaces_share_no_picture(finished: Path, tmp_path: Path, undrawn: None) -> None:
@@ -281,7 +286,7 @@ def test_nothing_in_a_file_becomes_markup(tmp_path: Path) -> None:
     page = Page(html)
     assert {"script", "img", "i"}.isdisjoint(tag for tag, _ in page.tags)
     assert len(set(page.ids)) == len(page.ids)
-    assert f"{evil}, 7,654,321 macs" in page.text
+    assert f"{evil}; 7,654,321 macs" in page.text
     assert "<script>alert(1)<b>" in page.text
     assert page.row("<i>found & more")[5] == "50 of 100"
 
