@@ -19,7 +19,7 @@ from dna_fast.config import RunConfig, load_config
 from dna_fast.cost import architecture_cost, cost_table
 from dna_fast.provenance import read_records
 from dna_fast.query import Query
-from dna_fast.tables import CostTable, RatingTable
+from dna_fast.tables import METRICS, CostTable, RatingTable
 
 # Files whose content identifies the results; their sha256 goes into the report.
 IDENTIFIED = ("config.yaml", "splits.npz", "ratings.npz", "costs.npz", "search.json", "architecture.json")
@@ -278,6 +278,8 @@ def _supernet(path: Path) -> SupernetFacts | None:
 def _search(path: Path) -> SearchFacts:
     with _reading(path):
         known = read_json(path)
+        if known["metric"] not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {known['metric']!r}")
         bounds = {str(name): (_count(low), _count(high)) for name, (low, high) in known["bounds"].items()}
         solutions = tuple(
             {

@@ -48,12 +48,12 @@ def settings(config: RunConfig) -> Iterator[tuple[str, Any, Field[Any]]]:
             yield dotted, value, field
 
 
-def differing(configs: Mapping[str, RunConfig]) -> list[tuple[str, ...]]:
+def differing(configs: Mapping[str, RunConfig]) -> list[tuple[object, ...]]:
     """(key, value of every run) of the keys in which runs differ."""
     values = [{dotted: _plain(value) for dotted, value, _ in settings(config)} for config in configs.values()]
     keys = dict.fromkeys(key for known in values for key in known)
     rows = [(key, *(known.get(key, "–") for known in values)) for key in keys]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    return [(key, *map(_folded, known)) for key, *known in rows if len(set(known)) > 1]
 
 
 def _default(declared: Field[Any]) -> Any:

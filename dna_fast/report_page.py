@@ -9,6 +9,7 @@ from pathlib import Path
 from dna_fast import __version__
 from dna_fast import report_charts as charts
 from dna_fast._files import written_aside
+from dna_fast.report import in_units
 from dna_fast.report_facts import RunFacts, read_run
 from dna_fast.report_html import Html, element, joined, paragraph, table
 from dna_fast.report_origin import configuration_section, differing, provenance_section
@@ -18,7 +19,6 @@ from dna_fast.report_sections import (
     architecture_section,
     headline,
     losses_section,
-    millions,
     percent,
     result_section,
     teacher_section,
@@ -159,10 +159,10 @@ def _comparison(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Html]:
         caption = "The found network of every run. Wilson intervals: the sampling error of the evaluation images alone."
         parts.append(element("figure", charts.accuracies("compared-top1", scores), element("figcaption", caption)))
     parts += [_compared_fronts(runs, names), element("h3", "What differs in their configurations")]
-    rows = differing({name: run.config for name, run in zip(names, runs, strict=True)})
+    settings = differing({name: run.config for name, run in zip(names, runs, strict=True)})
     parts.append(
-        table(("key", *names), rows, label="configurations")
-        if rows
+        table(("key", *names), settings, label="configurations")
+        if settings
         else paragraph("Nothing: they are the same, but for budgets given on the command line.")
     )
     return parts
@@ -177,7 +177,7 @@ def _compared(run: RunFacts, name: str) -> tuple[str, ...]:
         *(f"{costs[n]:,}" if n in costs else UNKNOWN for n in ("macs", "params")),
         UNKNOWN if best is None else f"{best['loss']:.4f}",
         UNKNOWN if found is None or found.training is None else percent(found.training.score),
-        UNKNOWN if run.teacher is None else millions(run.teacher.macs),
+        UNKNOWN if run.teacher is None else in_units(run.teacher.macs),
         UNKNOWN
         if run.search is None
         else "; ".join(bound_words(n, *b) for n, b in run.search.bounds.items()) or "none",

@@ -103,7 +103,7 @@ def _front_figure(facts: RunFacts, query: Query, name: str) -> Html:
     marks = [charts.Mark(f"exact Pareto front, {len(loss):,} points", macs, loss, "front", "-")]
     if others:
         points = ([s["costs"]["macs"] for s in others], [s["loss"] for s in others])
-        marks.append(charts.Mark(f"alternatives 2 to {len(others) + 1}", *points, "winner", "o"))
+        marks.append(charts.Mark("alternatives" if others[1:] else "alternative", *points, "winner", "o"))
     marks += baseline_marks(facts, query)
     marks.append(charts.Mark(f"winner: {best['loss']:.4g}", [best["costs"]["macs"]], [best["loss"]], "winner", "*"))
     budget = found.bounds.get("macs", (None, None))[1]

@@ -27,11 +27,6 @@ def percent(score: Score) -> str:
     return f"{100 * score.top1:.1f} % [{100 * score.low:.1f}, {100 * score.high:.1f}]"
 
 
-def millions(count: int) -> str:
-    """For sentences; tables have all digits."""
-    return in_units(count)
-
-
 def network_colours(facts: RunFacts) -> dict[str, str]:
     """The colour of every network, the same in all pictures."""
     others = [n.name for n in facts.networks if n is not facts.found]
@@ -49,9 +44,10 @@ def headline(facts: RunFacts) -> str:
     if not facts.search.solutions:
         return f"No architecture of {facts.costs.space.summary()} meets the budgets."
     costs = facts.search.solutions[0]["costs"]
-    network = f"the found network has {millions(costs['macs'])} macs and {millions(costs['params'])} parameters"
+    counted = [f"{in_units(costs[name])} {name}" for name in ("macs", "params") if name in costs]
+    network = f"the found network has {' and '.join(counted) or 'the costs below'}"
     teacher = facts.teacher
-    if teacher is not None:
+    if teacher is not None and "macs" in costs:
         network += f" (its teacher has {teacher.macs / max(costs['macs'], 1):.1f} times as many macs)"
     found = facts.found
     if found is None or found.training is None:
@@ -139,7 +135,7 @@ def _overlap_words(facts: RunFacts, scores: Sequence[tuple[str, Score, bool]]) -
         words.append(f"The found network is less accurate than {', '.join(worse)}: the intervals lie apart.")
     if same:
         words.append(
-            f"Its interval overlaps that of {', '.join(same)}: {found.total:,} evaluation images show no difference."
+            f"The found network’s interval overlaps that of {', '.join(same)}: {found.total:,} evaluation images show no difference."
         )
     return paragraph(" ".join(words))
 

@@ -113,6 +113,6 @@ def _ratings(space: SearchSpace, rng: np.random.Generator) -> RatingTable:
         copy = block.copy()
         for metric in METRICS:
             copy[metric] = block["relative_l1"]
-            copy[f"{metric}_se"] = 0.02
+            copy[f"{metric}_se"] = rng.uniform(0.05, 0.1, len(copy))
         filled.append(copy)
     return RatingTable(space, filled, metadata={"teacher_sha256": "5ha", "seed": 0})

@@ -130,7 +130,7 @@ TABLE: Mapping[str, Row] = {
     "report_search": row("architecture query report_charts report_facts report_html report_sections search numpy"),
     "report_origin": row("config report_facts report_html"),
     "report_page": row(
-        "__init__ _files report_charts report_facts report_html report_origin report_search report_sections report_style"
+        "__init__ _files report report_charts report_facts report_html report_origin report_search report_sections report_style"
     ),
     "display": row("rich"),
     "stage_log": row("_files", "torch"),
