@@ -183,10 +183,10 @@ def _block_figure(facts: RunFacts, b: int, losses: NDArray[np.float64], errors: 
     )
     head = element("h3", f"Block {b}: {len(losses):,} candidates")
     behind = details("Best candidates as a table", best_table)
-    return element("figure", head, picture, charts.legend(key), _verdict(losses, errors, chosen), behind)
+    return element("figure", head, picture, charts.legend(key), verdict(losses, errors, chosen), behind)
 
 
-def _verdict(losses: NDArray[np.float64], errors: NDArray[np.float64], chosen: int | None) -> Html:
+def verdict(losses: NDArray[np.float64], errors: NDArray[np.float64], chosen: int | None) -> Html:
     """How many candidates the ratings cannot tell apart from the chosen one."""
     if chosen is None:
         return element("figcaption", "No search yet: none is chosen.")
@@ -196,8 +196,8 @@ def _verdict(losses: NDArray[np.float64], errors: NDArray[np.float64], chosen: i
         return element("figcaption", f"{place} Standard errors are not known.")
     near = np.abs(losses - losses[chosen]) <= TWO_SIDED_95 * np.sqrt(errors**2 + errors[chosen] ** 2)
     near[chosen] = False
-    words = f"{int(near.sum()):,} others are within 1.96 standard errors of the difference"
-    return element("figcaption", f"{place} {words}: the ratings cannot tell them apart from it.")
+    words = f"Others that the ratings cannot tell apart from it: {int(near.sum()):,}"
+    return element("figcaption", f"{place} {words} (within 1.96 standard errors of the difference).")
 
 
 def _candidate_words(facts: RunFacts, b: int, index: int) -> str:

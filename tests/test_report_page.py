@@ -21,6 +21,7 @@ from dna_fast.cost import architecture_cost, cost_table  # noqa: E402
 from dna_fast.report_facts import Score, read_log, read_run  # noqa: E402
 from dna_fast.report_html import Html  # noqa: E402
 from dna_fast.report_page import report_page, write_report  # noqa: E402
+from dna_fast.report_search import verdict  # noqa: E402
 from dna_fast.space import preset  # noqa: E402
 from dna_fast.tables import CostTable, RatingTable  # noqa: E402
 
@@ -181,7 +182,8 @@ def test_a_block_counts_what_its_ratings_cannot_tell_apart(finished: Path, page:
         chosen = winner.candidates[b]
         near = np.sum(np.abs(ratings - ratings[chosen]) <= 1.96 * np.hypot(errors, errors[chosen])) - 1
         rank = np.sum(ratings < ratings[chosen]) + 1
-        assert f"Chosen: rank {rank} of {len(ratings)} by rating. {near} others are within" in page.text
+        assert f"Chosen: rank {rank} of {len(ratings)} by rating." in page.text
+        assert f"cannot tell apart from it: {near} (within" in page.text
         row = table.space.input_widths(b).index(winner.blocks[b][0].in_channels)
         expected = [
             str(rank),
@@ -190,6 +192,17 @@ def test_a_block_counts_what_its_ratings_cannot_tell_apart(finished: Path, page:
             f"{costs.costs['macs'][b][row, chosen]:,}",
         ]
         assert expected in [marked[:4] for marked in page.marked]
+
+
+def test_a_difference_has_the_errors_of_both() -> None:
+    # 1.96 x 0.02 = 0.039 < 0.05 < 1.96 x 0.02 x sqrt(2) = 0.055 < 0.06
+    ratings, errors = np.array([1.0, 1.05, 1.06, 0.95]), np.full(4, 0.02)
+    assert verdict(ratings, errors, 0).endswith(
+        "from it: 2 (within 1.96 standard errors of the difference).</figcaption>"
+    )
+    assert "rank 2 of 4" in verdict(ratings, errors, 0)
+    assert "not known" in verdict(ratings, np.full(4, np.nan), 0)
+    assert "none is chosen" in verdict(ratings, errors, None)
 
 
 def test_losses_cuts_and_identities_are_those_of_the_files(finished: Path, page: Page) -> None:
