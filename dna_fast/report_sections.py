@@ -48,7 +48,7 @@ def headline(facts: RunFacts) -> str:
     network = f"the found network has {' and '.join(counted) or 'the costs below'}"
     teacher = facts.teacher
     if teacher is not None and "macs" in costs:
-        network += f" (its teacher has {teacher.macs / max(costs['macs'], 1):.1f} times as many macs)"
+        network += f" (its teacher has {teacher.macs / max(costs['macs'], 1):.3g} times as many macs)"
     found = facts.found
     if found is None or found.training is None:
         return f"Of {_architectures(facts)} architectures {network}; it is not retrained yet."

@@ -167,6 +167,9 @@ def test_the_front_and_the_solutions_are_the_tables(finished: Path, page: Page) 
     expected = zip(front.costs["macs"], front.loss, strict=True)
     assert [row[:2] for row in points] == [[f"{macs:,}", f"{loss:.6f}"] for macs, loss in expected]
     assert f"exact Pareto front, {len(front.loss)} points" in page.text
+    for name in ("random_0", "largest"):
+        arch = Architecture.load(finished / "models" / name / "architecture.json")
+        assert f"{name}: {query.loss(arch.candidates):.4g}" in page.text
     head = next(i for i, row in enumerate(page.rows) if row[:2] == ["rank", "sum of relative_l1"])
     for rank, solution in enumerate(read_json(finished / "search.json")["solutions"], start=1):
         cells = page.rows[head + rank]
