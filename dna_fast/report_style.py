@@ -93,7 +93,7 @@ svg{display:block;width:100%;height:auto;stroke-linejoin:round;stroke-linecap:bu
 .ly.k3{border-top-color:var(--s0)}.ly.k5{border-top-color:var(--s1)}.ly.k7{border-top-color:var(--winner)}
 footer{margin-top:48px;color:var(--muted);font-size:.85rem;border-top:1px solid var(--line);padding-top:10px}
 @media(max-width:640px){main{padding:16px 14px 40px}.wide{display:none}.narrow{display:block}h1{font-size:1.5rem}body{font-size:15px}.figures div{flex-basis:130px}}
-@media print{body{font-size:10.5pt}main{max-width:none;padding:0}nav{display:none}.wide{display:block}.narrow{display:none}h2,h3{break-after:avoid}figure,tr,.blk{break-inside:avoid}.scroll{overflow:visible}a{color:inherit}.todo,.blk,.ly,.marked th,.marked td{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+@media print{body{font-size:10.5pt}main{max-width:none;padding:0}nav{display:none}.wide{display:block}.narrow{display:none}h2,h3{break-after:avoid}figure,tr,.blk{break-inside:avoid}.scroll{overflow:visible}table{font-size:8pt}th,td,.n{white-space:normal;padding:2px 6px 2px 3px}.long{min-width:0}a{color:inherit}.todo,.blk,.ly,.marked th,.marked td{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """  # noqa: E501
 
 
