@@ -25,6 +25,7 @@ from dna_fast.cli_options import (
     open_run,
     say_overrides,
 )
+from dna_fast.cli_report import report
 from dna_fast.cli_search import cost, search
 from dna_fast.resume import DamagedWarning, Resume, Which, check_resume
 
@@ -168,6 +169,9 @@ def retrain(
     results = compare(opened, {name: chosen}, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
     if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
         plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
+
+
+app.command()(report)
 
 
 @app.command()

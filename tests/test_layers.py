@@ -93,7 +93,7 @@ TABLE: Mapping[str, Row] = {
         "_files _loop architecture optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
     ),
     "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
-    "report": row("_files architecture search space tables numpy", "matplotlib"),
+    "report": row("_files numpy", "matplotlib"),
     "about": row("__init__", "_C _solver ops.* nvidia numpy timm torch"),
     "study": row("_files architecture search space tables numpy", "scipy"),
     # Data: knows no other room.
@@ -126,6 +126,18 @@ TABLE: Mapping[str, Row] = {
         "_files _names architecture config cost explanation restrictions search space tables", "display pipeline"
     ),
     "fronts": row("_files architecture query report numpy"),
+    # A report: facts are read, sections are written of them, charts drawn; the page puts them together.
+    "report_html": row(),
+    "report_style": row("report"),
+    "report_svg": row("report_html report_style numpy", "matplotlib"),
+    "report_charts": row("report report_html report_style report_svg numpy"),
+    "report_facts": row("_files architecture checkpoint_state config cost provenance query tables numpy"),
+    "report_sections": row("architecture cost report report_charts report_facts report_html space numpy"),
+    "report_search": row("architecture query report_charts report_facts report_html report_sections search numpy"),
+    "report_origin": row("config report_facts report_html"),
+    "report_page": row(
+        "__init__ _files report report_charts report_facts report_html report_origin report_search report_sections report_style"
+    ),
     "display": row("rich"),
     "stage_log": row("_files", "torch"),
     "provenance": row("__init__ _files about"),
@@ -137,8 +149,9 @@ TABLE: Mapping[str, Row] = {
     "cli_failures": row("cli_options"),
     "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
+    "cli_report": row("cli_options typer", "report_page"),
     "cli": row(
-        "cli_config cli_failures cli_options cli_search resume typer",
+        "cli_config cli_failures cli_options cli_report cli_search resume typer",
         f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }
