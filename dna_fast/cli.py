@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dna_fast.cli_export import export
 from dna_fast.cli_options import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
@@ -164,6 +165,9 @@ def retrain(
     results = compare(opened, {name: chosen}, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
     if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
         plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
+
+
+app.command()(export)
 
 
 @app.command()

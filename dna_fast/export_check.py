@@ -124,11 +124,11 @@ def _distance(logits: Tensor, exact: Tensor) -> float:
     return float((logits.double() - exact).abs().max()) if exact.numel() else 0.0
 
 
-class _Rounding(TorchDispatchMode):
+class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Makes every result as wrong as float32 could have made it, with random signs."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(

@@ -86,6 +86,11 @@ TABLE: Mapping[str, Row] = {
     "timm_builder": row("timm torch"),  # its text goes into generated files
     "export": row("_files architecture space timm_builder safetensors timm torch"),
     "export_check": row("torch"),
+    "export_source": row("_files architecture export export_check safetensors torch", "data.* pipeline sklearn"),
+    "export_timm": row("__init__ _files architecture export export_source timm_builder"),
+    "export_formats": row("__init__ _files about export export_source export_timm torch", "onnx onnxruntime"),
+    "export_job": row("__init__ _files about export_check export_formats export_source torch"),
+    "timm_models": row("architecture export export_timm timm_builder timm torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
         "_files _loop architecture optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
@@ -131,7 +136,11 @@ TABLE: Mapping[str, Row] = {
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "display pipeline"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
-    "cli": row("cli_options cli_search resume typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
+    "cli_export": row("cli_options typer", "export_formats export_job export_source"),
+    "cli": row(
+        "cli_options cli_export cli_search resume typer",
+        f"{EVERY_STAGE} about demo display fronts pipeline query stages",
+    ),
 }
 
 # Where torch must not come from, by whatever way.
