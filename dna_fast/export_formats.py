@@ -42,7 +42,8 @@ def metadata(source: Source) -> dict[str, str]:
     how = source.preprocessing
     known = {
         "name": source.name,
-        "architecture": json.dumps(source.arch.to_dict()),
+        "architecture": source.arch.name,
+        "architecture_json": json.dumps(source.arch.to_dict()),
         "weights": source.weights,
         "input_size": json.dumps(source.input_size),
         "dna_fast": __version__,
