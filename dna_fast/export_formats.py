@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -74,24 +74,22 @@ def write_timm(source: Source, directory: Path) -> Written:
     write_json(directory / CONFIG_FILE, hub_config(source))
     with written_aside(directory / MODULE_FILE) as aside:
         aside.write_text(model_source(source), encoding="utf-8")
-    model = _import_file(directory / MODULE_FILE).create_model(pretrained=True)
+    module = _import_unregistered(directory / MODULE_FILE)
+    model = module.create_model(pretrained=True, pretrained_cfg=module.default_cfgs[source.name])
     return Written(model.eval(), {"timm_name": source.name})
 
 
-def _import_file(path: Path) -> Any:
-    """The module in a file; its model is registered with timm anew."""
-    name = f"{path.stem}_of_an_export"
-    spec = importlib.util.spec_from_file_location(name, path)
+def _import_unregistered(path: Path) -> Any:
+    """The module in a file, without registering its model: who exports and then imports it would be warned of overwriting."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_an_export", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # timm looks a model's module up there
+    module, register = importlib.util.module_from_spec(spec), timm.models.register_model
+    timm.models.register_model = lambda entry: entry
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Overwriting .* in registry")  # exported once more in this process
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     finally:
-        del sys.modules[name]
+        timm.models.register_model = register
     return module
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -16,77 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from exported import ARCHITECTURES, digits_architecture, fractional, saved, trained, wrongly
 from safetensors import safe_open
-from small_run import CONFIG
 from torch import nn
 
-from dna_fast import cli
 from dna_fast._files import file_sha256
-from dna_fast.architecture import Architecture, from_zoo, random_choice
-from dna_fast.export import build_model, save_model
+from dna_fast.architecture import Architecture, from_zoo
 from dna_fast.export_check import MARGIN, UNIT, Expected, check, expect
 from dna_fast.export_formats import FILES
 from dna_fast.export_job import export
 from dna_fast.export_source import Source, digit_images, find_source, identifier
-from dna_fast.pipeline import Run
-from dna_fast.space import PADDINGS, Frame, MBConvSpec, preset
+from dna_fast.space import PADDINGS
 
 ALL = tuple(FILES)
-
-
-def digits_architecture(seed: int, **frame: Any) -> Architecture:
-    space = preset("digits")
-    space = replace(space, frame=replace(space.frame, **{"resolution": 32, **frame}))
-    return Architecture.from_space(space, random_choice(space, np.random.default_rng(seed)))
-
-
-def fractional(padding: str, seed: int = 0, **frame: Any) -> Architecture:
-    """Random odd widths, mid_channels that are no multiple of anything, squeeze-excite here and there."""
-    rng, width, blocks = np.random.default_rng(seed), 7, []
-    for stride in (2, 1, 2):
-        layers = []
-        for i in range(int(rng.integers(1, 3))):
-            out, mid = int(rng.integers(5, 23)), int(rng.integers(width + 1, 4 * width))
-            kernel, se = int(rng.choice([3, 5, 7])), int(rng.choice([0, 1, 3]))
-            layers.append(MBConvSpec(width, mid, out, kernel, stride if i == 0 else 1, se))
-            width = out
-        blocks.append(tuple(layers))
-    known: dict[str, Any] = {
-        "stem_channels": 9,
-        "stem_width": 7,
-        "head_channels": 31,
-        "num_classes": 5,
-        "resolution": 33,
-    }
-    return Architecture(f"odd.{padding}-{seed}", Frame(padding=padding, **{**known, **frame}), tuple(blocks))
-
-
-ARCHITECTURES = {
-    "digits-symmetric": digits_architecture(11),
-    "fractional-same-stem1": fractional("same", 2, stem_stride=1, resolution=17),
-    "fractional-symmetric-no-stem-se": fractional("symmetric", 1, se_ratio=0.0),
-}
-
-
-def trained(arch: Architecture, num_classes: int | None = None) -> nn.Module:
-    """A model whose statistics are those of images, so that its logits tell images apart."""
-    torch.manual_seed(3)
-    model = build_model(arch, num_classes=num_classes)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.3, 0.3)
-    size = arch.frame.resolution
-    with torch.no_grad():
-        model(torch.cat([torch.randn(13, 3, size, size), digit_images(size)]))
-    return model.eval()
-
-
-def saved(arch: Architecture, directory: Path, num_classes: int | None = None) -> Path:
-    save_model(trained(arch, num_classes), arch, directory)
-    return directory
 
 
 # Writing ONNX takes longer than all else, and symmetric padding is in the first.
@@ -217,20 +157,6 @@ def test_the_tolerance_of_one_convolution_is_its_accumulation_depth() -> None:
     assert 0 < case.torch_error < case.tolerance
 
 
-def wrongly(model: nn.Module, fault: str) -> nn.Module:
-    wrong = copy.deepcopy(model)
-    for name, module in wrong.named_modules():
-        if fault == "eps" and isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-3  # as in TensorFlow
-        elif fault == "padding" and name == "blocks.3.0.conv_dw":
-            module.padding = (0, 0)
-        elif fault == "weight" and name == "blocks.1.0.conv_pwl":
-            module.weight.data[0, 0] *= 1.01
-        elif fault == "nan" and name == "classifier":
-            module.bias.data[0] = torch.nan
-    return wrong.bfloat16().float() if fault == "bfloat16" else wrong
-
-
 @pytest.mark.parametrize("fault", ["eps", "padding", "weight", "nan", "bfloat16"])
 def test_a_small_fault_is_more_than_rounding(exports: dict[str, Exported], fault: str) -> None:
     model = exports["fractional-symmetric-no-stem-se"].source.model
@@ -317,115 +243,3 @@ def test_names_become_identifiers() -> None:
         "_",
         "gr__e",
     ]
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-
-def run_cli(*arguments: object) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["dna-fast", "export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    return int(stop.value.code or 0)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with the files that exporting reads, without the training that leaves them."""
-    place = tmp_path_factory.mktemp("run")
-    (place / "small.yaml").write_text(yaml.safe_dump(CONFIG))
-    opened = Run.start(place / "small.yaml", place / "digits")
-    directory = place / "digits" / "models" / "found"
-    saved(Architecture.from_space(opened.space, [1, 2], name="small-1-2"), directory)
-    (directory / "training.json").write_text(json.dumps({"accuracy": {"correct": 350, "total": 360}}))
-    return place / "digits"
-
-
-def test_a_run_brings_its_images_and_what_they_were_normalised_with(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_cli(run, "--to", "safetensors,timm", "--out", tmp_path / "out") == 0
-    said = capsys.readouterr()
-    assert "safetensors: model.safetensors, architecture.json" in said.out or "architecture.json" in said.out
-    assert said.err == ""
-    record = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert record["weights"] == "trained"
-    assert record["preprocessing"] == {"mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
-    assert record["classes"] == [str(digit) for digit in range(10)]
-    assert record["accuracy"] == {"correct": 350, "total": 360}
-    assert record["checked_on"]["real"] == f"evaluation images of {run}"
-    config = json.loads((tmp_path / "out" / "timm" / "config.json").read_text())
-    assert config["pretrained_cfg"]["mean"] == [0.5] * 3
-    assert config["label_names"] == record["classes"]
-
-
-def test_a_model_of_a_run_is_known_by_its_directory(run: Path) -> None:
-    assert find_source(str(run / "models" / "found")).preprocessing == find_source(str(run)).preprocessing is not None
-
-
-def test_random_weights_are_said_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ARCHITECTURES["fractional-same-stem1"].save(tmp_path / "arch.json")
-    assert run_cli(tmp_path / "arch.json", "--to", "safetensors", "--out", tmp_path / "out", "--json") == 0
-    said = capsys.readouterr()
-    assert "RANDOM" in said.err
-    assert json.loads(said.out)["weights"] == "random"
-    assert find_source(str(tmp_path / "out")).weights == "random"  # and stay so
-
-
-def test_a_failed_check_ends_with_exit_code_2(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("dna_fast.export_job.expect", lambda *_: expect(wrong, {"real": digit_images(32)}))
-    wrong = wrongly(find_source(str(run)).model, "weight")
-    assert run_cli(run, "--to", "safetensors", "--out", tmp_path) == 2
-    assert "the file was not kept" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["nothing", "--to", "onnx"],
-            r"expected a run directory, .* or one of dna_a, .*; got 'nothing', which is none",
-        ),
-        (["dna_a", "--to", "tflite"], "--to: expected some of timm, torch-export, onnx, safetensors, .*; got 'tflite'"),
-        (["dna_a", "--to", ""], "--to: expected some of timm"),
-        (["dna_a", "--to", "timm", "--opset", "18"], "--opset 18: goes with --to onnx, and --to is timm"),
-        (["dna_a", "--to", "timm", "--model", "found"], "--model found: goes with a run directory, and dna_a is none"),
-        (
-            ["RUN", "--to", "timm", "--model", "best"],
-            r"models/best: no such model in this run, it has found \(--model NAME\)",
-        ),
-        (["EMPTY", "--to", "timm"], "architecture.json: no such file"),
-        (["RUN/config.yaml", "--to", "timm"], "which is none of them"),
-        (["missing.json", "--to", "timm"], "missing.json: no such file"),
-        (["ARCH", "--to", "onnx", "--opset", "17"], "--opset: expected one from 18, the oldest .*; got 17"),
-    ],
-    ids=["source", "format", "no-format", "opset", "model", "unknown-model", "empty", "file", "missing", "old-opset"],
-)
-def test_wrong_input_is_one_message(
-    run: Path, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ARCHITECTURES["fractional-same-stem1"].save(tmp_path / "arch.json")
-    (tmp_path / "empty").mkdir()
-    known = {
-        "RUN": run,
-        "EMPTY": tmp_path / "empty",
-        "ARCH": tmp_path / "arch.json",
-        "RUN/config.yaml": run / "config.yaml",
-    }
-    assert run_cli(*(known.get(a, a) for a in arguments), "--out", tmp_path / "out") == 2
-    said = capsys.readouterr().err
-    assert re.search(message, said), said
-    assert "Traceback" not in said
-
-
-def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    there = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else there(name))
-    source = find_source(str(saved(ARCHITECTURES["fractional-same-stem1"], tmp_path / "saved")))
-    with pytest.raises(RuntimeError, match=r"needs onnxruntime, .* pip install 'dna_fast\[onnx\]'"):
-        export(source, ["safetensors", "onnx"], tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -88,7 +88,7 @@ TABLE: Mapping[str, Row] = {
     "export_check": row("torch"),
     "export_source": row("_files architecture export export_check safetensors torch", "data.* pipeline sklearn"),
     "export_timm": row("__init__ _files architecture export export_source timm_builder"),
-    "export_formats": row("__init__ _files about export export_source export_timm torch", "onnx onnxruntime"),
+    "export_formats": row("__init__ _files about export export_source export_timm timm torch", "onnx onnxruntime"),
     "export_job": row("__init__ _files about export_check export_formats export_source torch"),
     "timm_models": row("architecture export export_timm timm_builder timm torch"),
     "recipe": row("_loop torch", "scipy"),
