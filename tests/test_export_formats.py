@@ -152,7 +152,7 @@ def test_the_tolerance_of_one_convolution_is_its_accumulation_depth() -> None:
     layer, x = nn.Conv2d(6, 4, 3, bias=False), torch.randn(3, 6, 3, 3)  # one output pixel: 54 products each
     (_, case) = expect(nn.Sequential(layer, nn.Flatten()), {"x": x})
     sums = nn.functional.conv2d(x.double().abs(), layer.weight.double().abs())
-    largest = MARGIN * (54 + 4) * UNIT * float(sums.detach().max())
+    largest = MARGIN * (54**0.5 + 4) * UNIT * float(sums.detach().max())
     assert case.tolerance == pytest.approx(largest, rel=1e-6)
     assert 0 < case.torch_error < case.tolerance
 
