@@ -76,7 +76,7 @@ def write_timm(source: Source, directory: Path) -> Written:
         aside.write_text(model_source(source), encoding="utf-8")
     module = _import_unregistered(directory / MODULE_FILE)
     model = module.create_model(pretrained=True, pretrained_cfg=module.default_cfgs[source.name])
-    return Written(model.eval(), {"timm_name": source.name})
+    return Written(model.eval(), {"timm_name": source.name, "arch_def": source.arch.to_timm()})
 
 
 def _import_unregistered(path: Path) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 import torch
 from exported import ARCHITECTURES, digits_architecture, fractional, saved, trained, wrongly
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from dna_fast._files import file_sha256
 from dna_fast.architecture import Architecture, from_zoo
@@ -112,11 +112,8 @@ np.savez(answers, **found)
 def test_files_work_where_dna_fast_is_not(exports: dict[str, Exported], name: str, tmp_path: Path) -> None:
     source, cases = exports[name].source, expected_of(exports[name].source)
     np.save(tmp_path / "images.npy", cases[1].images.numpy())
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     arguments = [str(exports[name].out), str(tmp_path / "images.npy"), str(tmp_path / "found.npz"), source.name]
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "found.npz") as found:
         assert sorted(found) == ["onnx", "timm", "torch-export"]
@@ -155,6 +152,39 @@ def test_the_tolerance_of_one_convolution_is_its_accumulation_depth() -> None:
     largest = MARGIN * (54**0.5 + 4) * UNIT * float(sums.detach().max())
     assert case.tolerance == pytest.approx(largest, rel=1e-6)
     assert 0 < case.torch_error < case.tolerance
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Conv2d(3, 4, 3),
+        lambda: nn.Linear(5, 4),
+        lambda: nn.BatchNorm2d(3),
+        nn.SiLU,
+        lambda: nn.SiLU(inplace=True),
+        nn.Sigmoid,
+        lambda: Applied(lambda x: x.mean((2, 3))),
+        lambda: Applied(lambda x: x * (x + 1)),
+        lambda: Applied(lambda x: x + x.flip(-1)),
+    ],
+    ids=["conv", "linear", "norm", "silu", "silu_", "sigmoid", "mean", "mul", "add"],
+)
+def test_every_operation_may_round(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = make()
+    x = torch.randn(3, 5) if isinstance(module, nn.Linear) else torch.randn(3, 3, 6, 6)
+    for case in expect(nn.Sequential(nn.Identity(), module).eval(), {"x": x}):
+        assert case.torch_error <= case.tolerance
+        assert UNIT * float(case.logits.abs().mean()) < case.tolerance < 100 * UNIT * (1 + float(x.abs().max()) ** 2)
 
 
 @pytest.mark.parametrize("fault", ["eps", "padding", "weight", "nan", "bfloat16"])
@@ -208,6 +238,7 @@ def test_the_record_names_every_file(exports: dict[str, Exported]) -> None:
     assert record["input_size"] == [3, 32, 32]
     assert record["preprocessing"] is None
     assert record["formats"]["onnx"]["opset"] >= 18
+    assert record["formats"]["timm"]["arch_def"] == exports["digits-symmetric"].source.arch.to_timm()
 
 
 def test_onnx_and_torch_export_carry_the_architecture(exports: dict[str, Exported]) -> None:
