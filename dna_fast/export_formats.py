@@ -160,9 +160,6 @@ def write_onnx(source: Source, path: Path, program: torch.export.ExportedProgram
             f"export onnx: --opset {opset}: torch {torch.__version__} could not convert what it wrote, opset {written}; leave --opset "
             "away"
         )
-    for node in proto.graph.node:  # where in whose files it came from
-        del node.metadata_props[:]
-        node.doc_string = ""
     onnx.helper.set_model_props(proto, metadata(source))
     onnx.checker.check_model(proto, full_check=True)
     with written_aside(path) as aside:

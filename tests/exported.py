@@ -44,9 +44,10 @@ def fractional(padding: str, seed: int = 0, **frame: Any) -> Architecture:
     return Architecture(f"odd.{padding}-{seed}", Frame(padding=padding, **{**known, **frame}), tuple(blocks))
 
 
+# At 18 pixels, as at any even number, a stride of 2 tells the two paddings apart; at odd ones they are the same.
 ARCHITECTURES = {
     "digits-symmetric": digits_architecture(11),
-    "fractional-same-stem1": fractional("same", 2, stem_stride=1, resolution=17),
+    "fractional-same-stem1": fractional("same", 2, stem_stride=1, resolution=18),
     "fractional-symmetric-no-stem-se": fractional("symmetric", 1, se_ratio=0.0),
 }
 
