@@ -29,9 +29,7 @@ def export(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Another of the run's models; default: found.")
     ] = None,
-    opset: Annotated[
-        int | None, typer.Option(help="Of ONNX; default: what torch's exporter writes without conversion.")
-    ] = None,
+    opset: Annotated[int | None, typer.Option(help="Of ONNX; default: what torch's exporter chooses.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a network: timm code with weights, torch.export, ONNX, safetensors.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,28 +116,19 @@ def write_torch_export(source: Source, path: Path, program: torch.export.Exporte
 # ---- ONNX -----------------------------------------------------------------------------------------------------------
 
 
-def require_onnx() -> None:
-    """Raises RuntimeError with the command that installs what is missing for ONNX."""
+def require_onnx(opset: int | None) -> None:
+    """Looks, before anything is written, whether ONNX can be.
+
+    Raises:
+        RuntimeError: packages are missing; the message has the command that installs them.
+        ValueError: an opset that torch or onnx does not know.
+    """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeError(
             f"export onnx: needs {', '.join(missing)}, which is not installed; install it with: pip install 'dna_fast[onnx]'"
         )
-
-
-def write_onnx(source: Source, path: Path, program: torch.export.ExportedProgram, opset: int | None) -> Written:
-    """An ONNX model, checked by onnx.checker; run by onnxruntime on the CPU.
-
-    Args:
-        opset: None takes the one that torch's exporter writes natively.
-
-    Raises:
-        ValueError: an opset that torch or onnx does not know.
-        RuntimeError: a package is missing, the exporter cannot convert to that opset, onnxruntime cannot load it.
-    """
-    require_onnx()
     import onnx
-    import onnxruntime
 
     newest = onnx.defs.onnx_opset_version()
     if opset is not None and not _OLDEST_OPSET <= opset <= newest:
@@ -147,11 +136,24 @@ def write_onnx(source: Source, path: Path, program: torch.export.ExportedProgram
             f"--opset: expected one from {_OLDEST_OPSET}, the oldest that torch's exporter writes, to {newest}, the newest of onnx "
             f"{onnx.__version__}; got {opset}"
         )
+
+
+def write_onnx(source: Source, path: Path, program: torch.export.ExportedProgram, opset: int | None) -> Written:
+    """An ONNX model, checked by onnx.checker; run by onnxruntime on the CPU.
+
+    Args:
+        opset: None takes the one that torch's exporter writes by default.
+
+    Raises:
+        RuntimeError: the exporter cannot convert to that opset, onnxruntime cannot load it.
+    """
+    import onnx
+    import onnxruntime
+
     output = LOGITS if source.num_classes else FEATURES
-    with _quiet_exporter():
-        exported = torch.onnx.export(
-            program, (), input_names=[INPUT], output_names=[output], opset_version=opset, dynamo=True, verbose=False
-        )
+    exported = torch.onnx.export(
+        program, (), input_names=[INPUT], output_names=[output], opset_version=opset, dynamo=True, verbose=False
+    )
     assert exported is not None
     proto = exported.model_proto
     written = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
@@ -176,15 +178,6 @@ def write_onnx(source: Source, path: Path, program: torch.export.ExportedProgram
 
     facts = {"opset": written, "input": [INPUT, ["batch", *source.input_size]], "output": output}
     return Written(run, facts | {name: str(version(name)) for name in ("onnx", "onnxscript", "onnxruntime")})
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Without the warnings that the exporter gives about its own insides."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|onnx|onnxscript|copyreg)\b")
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|onnx|onnxscript|copyreg)\b")
-        yield
 
 
 def describe_random(source: Source) -> str | None:

@@ -56,7 +56,7 @@ def export(
     Args:
         formats: of `FILES`.
         out: directory, made where it is missing. What an earlier export left there under the names of `FILES` is removed.
-        opset: of ONNX; None takes the exporter's native one.
+        opset: of ONNX; None takes the exporter's default.
         on_done: called behind each format with its name and record.
 
     Returns:
@@ -65,11 +65,11 @@ def export(
     Raises:
         RuntimeError: a package is missing, or a format's logits are further off than rounding explains: it is not kept,
             those before it are.
-        ValueError: weights that are not finite.
+        ValueError: weights that are not finite, an opset that torch or onnx does not know.
         OSError: a file cannot be written.
     """
     if "onnx" in formats:
-        require_onnx()  # before minutes of work
+        require_onnx(opset)  # before anything is removed or written
     generator = torch.Generator().manual_seed(0)
     random = torch.randn(source.images.shape, generator=generator)
     expected = expect(source.model, {"random": random, "real": source.images})

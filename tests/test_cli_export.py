@@ -46,7 +46,7 @@ def test_a_run_brings_its_images_and_what_they_were_normalised_with(
 ) -> None:
     assert run_cli(run, "--to", "safetensors,timm", "--out", tmp_path / "out") == 0
     said = capsys.readouterr()
-    assert "safetensors: model.safetensors, architecture.json" in said.out or "architecture.json" in said.out
+    assert "safetensors: architecture.json, model.safetensors; off by " in said.out
     assert said.err == ""
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["weights"] == "trained"
@@ -119,6 +119,7 @@ def test_wrong_input_is_one_message(
     said = capsys.readouterr().err
     assert re.search(message, said), said
     assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()  # and so what an earlier export left is not removed, either
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
