@@ -87,8 +87,8 @@ _FIRST_IMPORT = "from __future__ import annotations\n"
 
 _MODULE = '''"""{name}: written by dna_fast {version} from {origin}; {weights} weights. It needs torch and timm only.
 
-    import timm, model                                              # this file; it registers {name}
-    network = timm.create_model("{name}", pretrained=True)          # weights from {weights_file} beside it
+    import timm, model  # this file: it registers the network
+    network = timm.create_model("{name}", pretrained=True)  # the weights in {weights_file} beside it
 
 `features_only=True`, num_classes, in_chans, drop_rate and drop_path_rate work as with every model of timm.
 """
