@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from dna_fast import cli_config, cli_failures
+from dna_fast.cli_export import export
 from dna_fast.cli_options import (
     EXIT_INTERRUPTED,
     VERBOSITY,
@@ -172,6 +173,7 @@ def retrain(
 
 
 app.command()(report)
+app.command()(export)
 
 
 @app.command()

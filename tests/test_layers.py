@@ -87,7 +87,14 @@ TABLE: Mapping[str, Row] = {
         "_loop rate_features rate_oracle rate_plan rate_trie rating_store space supernet tables teacher numpy torch"
     ),
     # After the search.
-    "export": row("_files architecture ops.* space supernet teacher numpy safetensors timm torch"),
+    "timm_builder": row("timm torch"),  # its text goes into generated files
+    "export": row("_files architecture space timm_builder safetensors timm torch"),
+    "export_check": row("torch"),
+    "export_source": row("_files architecture export export_check safetensors torch", "data.* pipeline sklearn"),
+    "export_timm": row("__init__ _files architecture export export_source timm_builder"),
+    "export_formats": row("__init__ _files about export export_source export_timm timm torch", "onnx onnxruntime"),
+    "export_job": row("__init__ _files about export_check export_formats export_source torch"),
+    "timm_models": row("architecture export export_timm timm_builder timm torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
         "_files _loop architecture optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
@@ -150,8 +157,9 @@ TABLE: Mapping[str, Row] = {
     "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
     "cli_report": row("cli_options typer", "report_page"),
+    "cli_export": row("cli_options typer", "export_formats export_job export_source"),
     "cli": row(
-        "cli_config cli_failures cli_options cli_report cli_search resume typer",
+        "cli_config cli_export cli_failures cli_options cli_report cli_search resume typer",
         f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }
