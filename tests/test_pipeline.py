@@ -150,7 +150,7 @@ def test_every_stage_leaves_its_log_and_its_record(run: Path) -> None:
     assert set(logs) == {"supernet.csv", "teacher.csv", "rating.csv", *(f"models/{m}.csv" for m in models)}
     steps = [int(row["step"]) for row in logs["supernet.csv"]]
     assert steps == list(range(10, steps[-1] + 1, 10))
-    history = json.loads((run / "supernet" / "state.json").read_text())["measured"]["history"]
+    history = json.loads((run / "supernet" / "state.json").read_text())["kept"][0]["measured"]["history"]
     rows = [row for row in logs["supernet.csv"] if row["epoch"] == "1"]
     for b in range(2):
         losses = [float(row[f"loss_{b}"]) for row in rows]
