@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -292,7 +293,7 @@ def _(place: Place) -> list[str]:
 
 @wrong(CHECKPOINTS, "a position that is negative", "state.json", "position.step must not be negative")
 def _(place: Place) -> list[str]:
-    edit_json(state(place), lambda data: data["position"].update(step=-3))
+    edit_json(state(place), lambda data: data["kept"][0]["position"].update(step=-3))
     return ["rate", str(place.run())]
 
 
@@ -326,6 +327,8 @@ def _(place: Place) -> list[str]:
 def _(place: Place) -> list[str]:
     tensors = load_file(block_file(place))
     save_file({name: t.flatten() for name, t in tensors.items()}, block_file(place))
+    name, digest = block_file(place).name, hashlib.sha256(block_file(place).read_bytes()).hexdigest()
+    edit_json(state(place), lambda data: data["kept"][0]["files"].update({name: digest}))
     return ["rate", str(place.run())]
 
 

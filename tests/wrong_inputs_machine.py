@@ -245,7 +245,14 @@ def _(place: Place) -> list[str]:
     return place.train()
 
 
-@wrong(MACHINE, "a full disk", "search.json", "No space left on device", "free some space")
+@wrong(
+    MACHINE,
+    "a full disk",
+    "search.json",
+    "No space left on device",
+    "free some space",
+    varies=r"(?<=device \().*(?= bytes)",
+)
 def _(place: Place) -> list[str]:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
