@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from dna_fast.architecture import Architecture, from_zoo
     from dna_fast.cost import architecture_cost, cost_table
     from dna_fast.explanation import Explanation, explain
-    from dna_fast.search import CostSpec, Front, Solution, pareto_front, solve, solve_many
+    from dna_fast.search import Alternative, CostSpec, Front, Solution, pareto_front, solve, solve_many
     from dna_fast.space import SearchSpace, preset
     from dna_fast.tables import CostTable, RatingTable
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alternative",
     "Architecture",
     "CostSpec",
     "CostTable",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Alternative": "search",
     "Architecture": "architecture",
     "CostSpec": "search",
     "CostTable": "tables",

@@ -31,16 +31,22 @@ def facts() -> dict[str, str]:
         "solver (dna_fast._solver)": _solver(),
         **_ops(),
     }
-    found.update({name: version for name in PACKAGES if (version := _version(name)) is not None})
+    found.update({name: installed for name in PACKAGES if (installed := version(name)) is not None})
     found["GPU"] = _gpu()
     return found
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package; None where it is not."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def dali_version() -> str | None:
+    """Of NVIDIA DALI, whichever CUDA it is built for."""
+    return next((found for name in PACKAGES if "dali" in name and (found := version(name)) is not None), None)
 
 
 def _solver() -> str:
@@ -53,7 +59,7 @@ def _solver() -> str:
 
 def _ops() -> dict[str, str]:
     module = "torch ops (dna_fast._C)"
-    if _version("torch") is None:
+    if version("torch") is None:
         return {module: "not built: torch is not installed"}
     try:
         from dna_fast.ops import _library
@@ -73,7 +79,7 @@ def _ops() -> dict[str, str]:
 
 
 def _gpu() -> str:
-    if _version("torch") is None:
+    if version("torch") is None:
         return "not known: torch is not installed"
     import torch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dna_fast._files import read_json, write_json
+from dna_fast._names import nearest
 from dna_fast.space import SIX_CHOICES, Frame, MBConvSpec, SearchSpace, _checked_keys, _record
 
 FORMAT, VERSION = "dna_fast.architecture", 1
@@ -304,7 +304,7 @@ def from_zoo(name: str) -> Architecture:
         ValueError: unknown name; the nearest known one is named.
     """
     if name not in _ZOO:
-        near = difflib.get_close_matches(str(name), _ZOO, n=1, cutoff=0.0)[0]
+        near = nearest(name, _ZOO)[0]
         raise ValueError(f"unknown network {name!r}; did you mean {near!r}? Known: {', '.join(_ZOO)}")
     widths, operators = _ZOO[name]
     frame = Frame()

@@ -1,164 +1,166 @@
-"""Checkpoints of block-wise training: one safetensors file per block, and a small JSON file that makes them count.
+"""Checkpoints of block-wise training: safetensors files, and a small JSON file that makes them count.
 
-A checkpoint is a directory ``step_<n>`` with every block's weights and optimizer state; ``state.json`` names the directory that
-counts and is replaced last, so that whatever moment a run dies at, a complete checkpoint stays.
+A checkpoint is a directory ``step_<n>`` with every block's weights and optimizer state; ``state.json`` names the directories that
+count and is replaced last, so that whatever moment a run dies at, a complete checkpoint stays.
 """
 
 from __future__ import annotations
 
-import math
+import logging
 import shutil
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from dna_fast._files import read_json, write_json, written_aside
+from dna_fast._files import file_sha256, make_directory
+from dna_fast.checkpoint_state import REMEDY, Checkpoint, Measured, Position, best_of, read_state, write_state
 from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
+from dna_fast.resume import DamagedWarning, Which
+from dna_fast.tensor_files import check_tensors, read_tensors, write_tensors
 
-FORMAT, VERSION = "dna_fast.supernet", 1
+LOG = logging.getLogger(__name__)
 
-_REMEDY = "restore it from a copy, or delete the directory of the checkpoints to train from the start"
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where training stands: the next batch to train on."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
+__all__ = ["Checkpoint", "CheckpointStore", "Measured", "Position", "find_checkpoint", "load_block"]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What training has measured: a record per finished epoch, and the sums of the epoch that is under way."""
-
-    history: tuple[dict[str, Any], ...]
-    losses: tuple[
-        float, ...
-    ]  # per block, summed over the epoch's batches so far, of which Position.batch is the number
-    images: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What `state.json` says."""
-
-    directory: Path
-    position: Position
-    measured: Measured
-
-
-def save_checkpoint(
-    root: Path,
-    blocks: Sequence[nn.Module],
-    optimizers: Sequence[torch.optim.Optimizer],
-    position: Position,
-    measured: Measured,
-    identity: str,
-) -> None:
-    """Writes a checkpoint and then drops older ones.
+class CheckpointStore:
+    """The checkpoints of one training.
 
     Args:
-        root: directory of the checkpoints.
-        blocks, optimizers: one optimizer per block.
-        position: the next batch.
-        measured: kept to the last bit.
+        root: their directory; it exists while training runs.
         identity: what the weights depend on; loading under another identity is refused.
+        keep: how many of the newest are kept; the best finished epoch's is kept besides.
     """
-    directory = root / f"step_{position.step:08d}"
-    directory.mkdir(parents=True, exist_ok=True)
+
+    root: Path
+    identity: str
+    keep: int = 2
+
+    def save(
+        self,
+        blocks: Sequence[nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        position: Position,
+        measured: Measured,
+    ) -> None:
+        """Writes a checkpoint, makes it count, and only then drops those that are no longer kept.
+
+        Args:
+            blocks, optimizers: one optimizer per block.
+            position: the next batch.
+            measured: kept to the last bit.
+
+        Raises:
+            OSError: it cannot be written; the message says why, what to do, and from where training will go on.
+        """
+        directory = self.root / f"step_{position.step:08d}"
+        # After going on from an older one because the newest was damaged, that one is overtaken, not kept.
+        earlier = [c for c in read_state(self.root, self.identity) if c.position.step <= position.step]
+        try:
+            # The same step has the same bits: writing over a directory that counts, file by file, changes nothing in it.
+            files = _write_blocks(directory, blocks, optimizers)
+            newest = Checkpoint(directory, position, measured, files)
+            kept = self._to_keep([newest, *(c for c in earlier if c.directory != directory)])
+            write_state(self.root, self.identity, kept)
+        except OSError as error:
+            self._drop_uncounted()  # what is half-written would keep a full disk full
+            raise _with_outlook(error, earlier) from error
+        self._drop_uncounted()
+        LOG.info("%s written; kept: %s", directory, ", ".join(c.directory.name for c in kept))
+
+    def _drop_uncounted(self) -> None:
+        """Removes what `state.json`, as it lies there, does not count; by it, because a failure may come just behind its renaming."""
+        counted = {c.directory for c in read_state(self.root, self.identity)}
+        for directory in self.root.glob("step_*"):
+            if directory not in counted:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def _to_keep(self, newest_first: Sequence[Checkpoint]) -> list[Checkpoint]:
+        best = best_of(newest_first)
+        return [c for rank, c in enumerate(newest_first) if rank < self.keep or c is best]
+
+    def find(self) -> Checkpoint | None:
+        """As `find_checkpoint`, of the last one."""
+        return find_checkpoint(self.root, self.identity)
+
+
+def _write_blocks(
+    directory: Path, blocks: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, str]:
+    """Writes weights and optimizer of every block; name -> sha256 of its file."""
+    make_directory(directory, make_parent=False)
+    files = {}
     for b, (block, optimizer) in enumerate(zip(blocks, optimizers, strict=True)):
-        with written_aside(directory / f"block_{b}.safetensors") as aside:
-            save_file({**_weights(block), **optimizer_tensors(block, optimizer)}, aside)
-    state = {"format": FORMAT, "version": VERSION, "identity": identity, "directory": directory.name}
-    write_json(root / "state.json", {**state, "position": asdict(position), "measured": asdict(measured)})
-    for old in root.glob("step_*"):
-        if old != directory:
-            shutil.rmtree(old, ignore_errors=True)
+        weights = {f"weight.{name}": tensor for name, tensor in block.state_dict().items()}
+        path = directory / f"block_{b}.safetensors"
+        files[path.name] = write_tensors(path, {**weights, **optimizer_tensors(block, optimizer)})
+    return files
 
 
-def find_checkpoint(root: Path, identity: str) -> Checkpoint | None:
-    """The checkpoint under `root`, or None if there is none yet.
+def _with_outlook(error: OSError, earlier: Sequence[Checkpoint]) -> OSError:
+    """The failure, and what it costs."""
+    outlook = (
+        f"The last good checkpoint, of step {earlier[0].position.step}, is intact, and training goes on from it"
+        if earlier
+        else "There is no earlier checkpoint to go on from"
+    )
+    failure = OSError(f"{error}. {outlook}")
+    failure.errno = error.errno
+    return failure
+
+
+def find_checkpoint(root: Path, identity: str, which: Which = Which.LAST) -> Checkpoint | None:
+    """A checkpoint under `root` with every file as it was written, or None if there is none yet.
+
+    Where the last one is damaged, the newest that is not takes its place, with a DamagedWarning. To know, every file is read once:
+    about a second per GB, and the reading that follows finds it in memory.
 
     Args:
         root: directory of the checkpoints.
         identity: what the weights must depend on.
+        which: the last one, or the best finished epoch's (docs/semantics.md says what is best); for that one no other is taken.
 
     Raises:
-        ValueError: damaged, incomplete, of another format or version, or of another configuration.
+        ValueError: `state.json` is damaged, of another format or version, or of another configuration; or no checkpoint is whole.
     """
-    path = root / "state.json"
-    if not path.exists():
+    kept = read_state(root, identity)
+    if not kept:
         return None
-    state = read_json(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a supernet checkpoint; expected format {FORMAT!r}")
-    fields = _Fields(path, "", state)
-    if (version := fields.count("version")) > VERSION:
-        raise ValueError(
-            f"{path}: written by a newer dna_fast (version {version}, this one reads up to {VERSION}); update dna_fast"
-        )
-    if (theirs := fields.get("identity", str)) != identity:
-        raise ValueError(
-            f"{path}: this checkpoint belongs to another configuration (identity {theirs[:12]}, this one is {identity[:12]}); "
-            "use another run directory, or restore the configuration it was started with (config.yaml of that run)"
-        )
-    directory = root / fields.get("directory", str)
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: no such directory, but {path} counts on it; {_REMEDY}")
-    position, measured = _position(fields.inner("position")), _measured(fields.inner("measured"))
-    if len(measured.history) != position.epoch:
-        raise fields.damaged(f"measured.history must hold {position.epoch} records", measured.history)
-    return Checkpoint(directory, position, measured)
+    best = best_of(kept)
+    candidates = kept if which is Which.LAST else [] if best is None else [best]
+    if not candidates:
+        raise ValueError(f"{root}: no epoch is finished yet, so none is the best; train on, or ask for the last one")
+    problems = []
+    for checkpoint in candidates:
+        try:
+            whole = _checked(checkpoint)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            words = f"{'; '.join(problems)}. Taken instead: {whole.directory}, step {whole.position.step}"
+            warnings.warn(DamagedWarning(words), stacklevel=2)
+        return whole
+    raise ValueError(f"{'; '.join(problems)}; {REMEDY}")
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """A JSON object whose values are checked as they are read."""
-
-    path: Path
-    prefix: str
-    values: dict[str, Any]
-
-    def damaged(self, expected: str, value: object) -> ValueError:
-        return ValueError(f"{self.path}: damaged, {self.prefix}{expected}, got {str(value)[:40]!r}; {_REMEDY}")
-
-    def get(self, name: str, kind: type[_T]) -> _T:
-        value = self.values.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):  # to Python True is a number
-            raise self.damaged(f"{name} must be of type {kind.__name__}", value)
-        return value
-
-    def inner(self, name: str) -> _Fields:
-        return _Fields(self.path, f"{self.prefix}{name}.", self.get(name, dict))
-
-    def count(self, name: str) -> int:
-        if (value := self.get(name, int)) < 0:
-            raise self.damaged(f"{name} must not be negative", value)
-        return value
-
-
-def _position(fields: _Fields) -> Position:
-    return Position(fields.count("epoch"), fields.count("batch"), fields.count("step"))
-
-
-def _measured(fields: _Fields) -> Measured:
-    history, losses = fields.get("history", list), fields.get("losses", list)
-    seconds = fields.get("seconds", float)
-    if not all(isinstance(record, dict) for record in history):
-        raise fields.damaged("history must be a list of records", history)
-    if not all(isinstance(x, float) and math.isfinite(x) for x in [*losses, seconds]):
-        raise fields.damaged("losses and seconds must be finite numbers", [*losses, seconds])
-    return Measured(tuple(history), tuple(losses), fields.count("images"), seconds)
+def _checked(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the sha256 of all its files; ValueError where one is not what was written."""
+    if not checkpoint.directory.is_dir():
+        raise ValueError(f"{checkpoint.directory}: no such directory, but state.json counts on it")
+    files = {}
+    for b in range(len(checkpoint.measured.losses)):
+        path = checkpoint.block_path(b)
+        check_tensors(path)
+        files[path.name] = file_sha256(path)
+        if checkpoint.files and files[path.name] != checkpoint.files.get(path.name):
+            raise ValueError(f"{path}: damaged, its bytes are not those that were written")
+    return replace(checkpoint, files=files)
 
 
 def load_block(
@@ -169,11 +171,11 @@ def load_block(
     Raises:
         ValueError: the file is missing, damaged, or does not fit the block.
     """
-    path = checkpoint.directory / f"block_{index}.safetensors"
+    path = checkpoint.block_path(index)
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); train this block again, in a new run directory") from error
+        tensors, _ = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {REMEDY}") from error
     weights = {name[len("weight.") :]: t for name, t in tensors.items() if name.startswith("weight.")}
     try:
         block.load_state_dict(weights)
@@ -184,7 +186,3 @@ def load_block(
             load_optimizer(block, optimizer, tensors)
         except (KeyError, ValueError) as error:  # a name that no parameter has, or that is no name of a state
             raise ValueError(f"{path}: its optimizer state does not fit this space: {error}") from error
-
-
-def _weights(block: nn.Module) -> dict[str, Tensor]:
-    return {f"weight.{name}": t.detach().cpu().contiguous() for name, t in block.state_dict().items()}

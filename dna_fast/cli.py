@@ -5,18 +5,33 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from dna_fast.display import Display
-    from dna_fast.pipeline import Run
+from dna_fast import cli_config, cli_failures
+from dna_fast.cli_export import export
+from dna_fast.cli_options import (
+    EXIT_INTERRUPTED,
+    VERBOSITY,
+    AsJson,
+    Overrides,
+    RunDir,
+    TensorBoard,
+    open_display,
+    open_run,
+    say_overrides,
+)
+from dna_fast.cli_report import report
+from dna_fast.cli_search import cost, search
+from dna_fast.resume import DamagedWarning, Resume, Which, check_resume
 
-# What wrong input, a missing file or a missing package raises; anything else is a bug and shows its traceback.
-EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
-EXIT_NO_ANSWER, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+# Options of every subcommand, which may stand behind it as well.
+EVERYWHERE = ("-q", "--quiet", "-v", "-vv", "--verbose", "--traceback")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,27 +46,6 @@ app = typer.Typer(
     "130 interrupted (state is saved).",
 )
 
-RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key of the configuration (train.epochs=3). Repeatable."
-    ),
-]
-
-
-def _display() -> Display:
-    from dna_fast.display import Display
-
-    return Display()
-
-
-def _open(directory: Path) -> Run:
-    from dna_fast.pipeline import Run
-
-    return Run.open(directory)
-
 
 @app.command()
 def demo(
@@ -65,7 +59,9 @@ def demo(
     from dna_fast.config import shipped_config
     from dna_fast.demo import run_demo
 
-    run_demo(config or shipped_config("digits"), out, _display(), overrides or ())
+    path, display = config or shipped_config("digits"), open_display()
+    say_overrides(display, path, overrides)
+    run_demo(path, out, display, overrides or ())
 
 
 @app.command()
@@ -75,11 +71,22 @@ def train(
     ],
     out: Annotated[Path | None, typer.Option(help="Run directory; needed with a configuration file.")] = None,
     overrides: Overrides = None,
+    tensorboard: TensorBoard = False,
+    resume: Annotated[
+        Resume,
+        typer.Option(
+            help="What to do about training that the run directory holds: auto goes on with it, or begins; never refuses to go on; "
+            "must refuses to begin."
+        ),
+    ] = Resume.AUTO,
 ) -> None:
     """Train the supernet: every student block against the teacher's block. Goes on from the last checkpoint if there is one."""
     from dna_fast.pipeline import Run
     from dna_fast.stages import prepare_teacher, train_supernet
 
+    if (directory := config if config.is_dir() else out) is not None:
+        check_resume(resume, "teacher and supernet", Run.training_files(directory))
+    display = open_display()
     if config.is_dir():
         run = Run.open(config)
         if overrides:
@@ -89,10 +96,10 @@ def train(
     else:
         if out is None:
             raise ValueError(f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}")
+        say_overrides(display, config, overrides)
         run = Run.start(config, out, overrides or ())
-    display = _display()
-    train_supernet(run, prepare_teacher(run, display), display)
-    display.say(f"Next: dna-fast rate {run.directory}")
+    train_supernet(run, prepare_teacher(run, display, tensorboard=tensorboard), display, tensorboard=tensorboard)
+    display.note(f"Next: dna-fast rate {run.directory}")
 
 
 @app.command()
@@ -106,120 +113,32 @@ def rate(
             "70 MiB, come on top); default: rate.max_memory, or half of what is free. Ratings on the CPU do not depend on it.",
         ),
     ] = None,
+    tensorboard: TensorBoard = False,
+    checkpoint: Annotated[
+        Which,
+        typer.Option(
+            help="The supernet to rate: the last, or that behind the epoch of the least mean loss relative to the first's."
+        ),
+    ] = Which.LAST,
 ) -> None:
     """Rate every candidate of a trained supernet. An interrupted rating goes on with the first operators that are not done."""
     from dna_fast.config import parse_quantity
+    from dna_fast.pipeline import Run
     from dna_fast.stages import prepare_teacher, rate_candidates
 
-    opened, display = _open(run), _display()
+    opened, display = Run.open(run, checkpoint), open_display()
     try:
         max_memory_bytes = None if max_memory is None else parse_quantity(max_memory)
     except ValueError as error:
         raise ValueError(f"--max-memory: {error}") from error
-    rate_candidates(opened, prepare_teacher(opened, display), display, max_memory_bytes=max_memory_bytes)
-    display.say(f"Next: dna-fast search {run} --max macs=...")
+    teacher = prepare_teacher(opened, display)
+    rate_candidates(opened, teacher, display, max_memory_bytes=max_memory_bytes, tensorboard=tensorboard)
+    display.note(f"Next: dna-fast search {run} --max macs=...")
 
 
-@app.command()
-def cost(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run directory: writes the costs of every candidate.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A published model (dna_a .. dna_d, efficientnet_b0) or an architecture file.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Exact costs: of a published or found architecture, or of every candidate of a run's space."""
-    from dna_fast.architecture import Architecture, from_zoo
-    from dna_fast.cost import architecture_cost
-
-    if (run is None) == (model is None):
-        raise ValueError("cost: give either a run directory or --model NAME")
-    if model is not None:
-        arch = Architecture.load(model) if model.endswith(".json") else from_zoo(model)
-        costs: dict[str, Any] = dict(architecture_cost(arch))
-    else:
-        assert run is not None
-        table = _open(run).costs()
-        candidates = sum(len(labels) for labels in table.labels)
-        if as_json:
-            print(json.dumps({"file": str(run / "costs.npz"), "costs": table.names, "candidates": candidates}))
-        else:
-            _display().say(f"{run / 'costs.npz'}: {', '.join(table.names)} of {candidates:,} candidates")
-        return
-    if as_json:
-        print(json.dumps(costs))
-    else:
-        _display().table(("cost", arch.name), [(name, f"{value:,}") for name, value in costs.items()])
-
-
-@app.command()
-def search(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A rated run directory; or give --ratings and --costs.")
-    ] = None,
-    ratings: Annotated[Path | None, typer.Option(help="A table of ratings (.npz).")] = None,
-    costs: Annotated[
-        Path | None, typer.Option(help="A table of costs (.npz); default: exact costs of the ratings' space.")
-    ] = None,
-    maximum: Annotated[
-        list[str] | None,
-        typer.Option("--max", metavar="COST=BOUND", help="Upper bound, inclusive, e.g. macs=460M. Repeatable."),
-    ] = None,
-    minimum: Annotated[
-        list[str] | None, typer.Option("--min", metavar="COST=BOUND", help="Lower bound, inclusive. Repeatable.")
-    ] = None,
-    metric: Annotated[str | None, typer.Option(help="Rating to minimise; default: the table's own.")] = None,
-    top: Annotated[int | None, typer.Option(help="How many of the best to list.")] = None,
-    apart: Annotated[int, typer.Option(help="In at least how many blocks every two of them differ.")] = 1,
-    fix: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE", help="Leave nothing else: 3:4x112, 3:4x112:0215, 3:op2 or op2. Repeatable."),
-    ] = None,
-    forbid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE", help="Leave out: a cell, a candidate or an operator, as --fix. Repeatable."),
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Which budget binds, and what the next unit of it buys.")
-    ] = False,
-    front: Annotated[
-        Path | None, typer.Option(help="Write the complete front of rating and bounded costs (macs without) as CSV.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw rating against macs: the front, what was found.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write search.json and architecture.json; default: RUN.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Find the best architectures under budgets, exactly.
-
-    Bounds given here replace all of the run's own. RUN's search.json and architecture.json are written anew.
-    """
-    from dna_fast.fronts import plot_answer, write_front
-    from dna_fast.query import Query, answer, print_answer, write_answer
-
-    if run is not None and ratings is not None:
-        raise ValueError("search: give either a run directory or --ratings, not both")
-    query = Query.of_files(ratings, costs) if run is None else Query.of_run(_open(run))
-    query = query.asking(maximum or (), minimum or (), metric, top).ruled(fix or (), forbid or (), apart)
-    found = answer(query)
-    if (directory := out if out is not None else run) is not None:
-        write_answer(query, found, directory)
-    why = query.explain().lines()[1:] if explain else []
-    if as_json:
-        print(json.dumps(found.to_dict() | ({"explanation": why} if explain else {})))
-    else:
-        print_answer(found, _display())
-        for line in why:
-            _display().say(f"  {line}")
-    if front is not None and (points := write_front(query, front)) and not as_json:
-        _display().say(f"{front}: {points} points")
-    if plot is not None and found.solutions:
-        plot_answer(query, found, plot)
-    if not found.solutions:
-        raise typer.Exit(EXIT_NO_ANSWER)
+app.command()(cost)
+app.command()(search)
+app.add_typer(cli_config.app, name="config")
 
 
 @app.command()
@@ -227,22 +146,34 @@ def retrain(
     run: RunDir,
     arch: Annotated[Path | None, typer.Option(help="An architecture file; default: the run's winner.")] = None,
     baselines: Annotated[bool, typer.Option(help="Also train the baselines that the configuration asks for.")] = True,
+    tensorboard: TensorBoard = False,
+    resume: Annotated[
+        Resume,
+        typer.Option(
+            help="What to do about training of this architecture that the run holds: auto goes on with it, or begins; never refuses "
+            "to go on; must refuses to begin. Baselines go on in any case."
+        ),
+    ] = Resume.AUTO,
 ) -> None:
     """Train the found architecture from scratch, and its baselines by the same recipe."""
     from dna_fast.architecture import Architecture
     from dna_fast.query import Query
     from dna_fast.stages import compare, plot_comparison, prepare_teacher
 
-    opened, display = _open(run), _display()
+    opened, display = open_run(run), open_display()
     path = arch if arch is not None else run / "architecture.json"
     if not path.exists():
         raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
     name = "found" if arch is None else arch.stem
-    results = compare(
-        opened, {name: Architecture.load(path)}, prepare_teacher(opened, display), display, with_baselines=baselines
-    )
+    chosen, teacher = Architecture.load(path), prepare_teacher(opened, display)
+    check_resume(resume, name, [opened.fit_checkpoint(chosen, teacher, name)])
+    results = compare(opened, {name: chosen}, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
     if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
         plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
+
+
+app.command()(report)
+app.command()(export)
 
 
 @app.command()
@@ -254,38 +185,66 @@ def info(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(found))
     else:
-        _display().table(("what", "found"), list(found.items()))
+        open_display().table(("what", "found"), list(found.items()))
 
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results, warnings and errors alone.")] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Also details, such as every checkpoint; -vv: all.")
+    ] = 0,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where a failure came from.")] = False,
 ) -> None:
-    """Options before the subcommand; `main` reads --traceback itself, because failures end there."""
+    """Options that every subcommand has; `main` reads --traceback itself, because failures end there."""
+    VERBOSITY.set(-1 if quiet else verbose)
+    context.with_resource(open_display().logging())
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Shows what the library warns a user of as a line, without the place in the code."""
+    other = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        return (
+            f"warning: {message}\n"
+            if issubclass(category, DamagedWarning)
+            else other(message, category, *place, **line)
+        )
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = other
 
 
 def main() -> None:
     """Entry point: a failure is one message on standard error and an exit code, not a traceback."""
     try:
-        code = app(standalone_mode=False) or 0
+        with _plain_warnings():
+            code = app(args=_options_first(sys.argv[1:]), prog_name="dna-fast", standalone_mode=False) or 0
     except (
         KeyboardInterrupt,
         typer.Abort,
     ):  # Ctrl-C is Abort in some releases of typer, in others it is returned as a code
         code = EXIT_INTERRUPTED
     except Exception as error:
-        if hasattr(error, "show") and hasattr(
-            error, "exit_code"
-        ):  # a usage error; its class moved between typer's versions
-            error.show()
-            sys.exit(error.exit_code)
-        if "--traceback" in sys.argv or not isinstance(error, EXPECTED):
+        if "--traceback" in sys.argv:
             raise
-        sys.stderr.write(f"error: {error}\n")
-        code = EXIT_ERROR
+        code = cli_failures.report(error)
     if code == EXIT_INTERRUPTED:
         command = shlex.join(["dna-fast", *sys.argv[1:]])
         sys.stderr.write(
             f"\ninterrupted; what was finished is saved. To go on, give the same command again: {command}\n"
         )
     sys.exit(code)
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """The arguments with the options of every subcommand before it, as people write them behind it."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    first = [a for a in arguments[:end] if a in EVERYWHERE]
+    return first + [a for a in arguments[:end] if a not in EVERYWHERE] + arguments[end:]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from dna_fast._files import written_aside
+from dna_fast._names import ALIKE, nearest
 from dna_fast.config_schema import (
     BELOW_ONE,
     DECAY,
@@ -164,6 +165,13 @@ class TrainConfig(Section):
     weight_decay: float = key("Adam's coupled L2, not on biases and norms.", 1e-4, unit="per step", rule=NOT_NEGATIVE)
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
     checkpoint_minutes: float = key("Time between checkpoints.", 10.0, unit="minutes", rule=POSITIVE, in_identity=False)
+    keep_checkpoints: int = key(
+        "How many of the supernet's newest checkpoints are kept; the best finished epoch's is kept besides.",
+        2,
+        unit="checkpoints",
+        rule=POSITIVE,
+        in_identity=False,
+    )
 
     def check(self) -> None:
         if self.batch_size > self.bn_group and self.batch_size % self.bn_group:
@@ -282,13 +290,7 @@ class RunConfig(Section):
     retrain: RetrainConfig = key("Retraining.", RetrainConfig, in_identity=False)
 
     def check(self) -> None:
-        if isinstance(self.space, str) and self.space not in PRESETS:
-            known = f"a preset ({', '.join(PRESETS)}), a {', '.join(SPACE_SUFFIXES)} file, or a mapping"
-            raise ConfigError("space", f"expected {known}, got {self.space!r}")
-        try:
-            space = self.search_space()
-        except ValueError as error:
-            raise ConfigError("space", str(error).removeprefix("space: ")) from error
+        space = _checked_space(self.space)
         blocks, rates = len(space.blocks), self.train.learning_rates
         if len(rates) not in (1, blocks):
             expected = f"1 or {blocks} numbers (one per block of the space)"
@@ -300,10 +302,20 @@ class RunConfig(Section):
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> RunConfig:
-        for name in set(data) - {f.name for f in fields(cls)}:
-            if homes := [dotted for dotted, _ in cls.declared_keys() if dotted.endswith(f".{name}")]:
-                raise ConfigError(name, f"not a key at the top; did you mean {' or '.join(homes)}?")
+        for error in _misplaced(cls, data, [dotted for dotted, _ in cls.declared_keys()]):
+            raise error  # only from here all sections can be seen
         return super().from_mapping(data)
+
+    @classmethod
+    def problems(cls, data: Mapping[str, Any], elsewhere: Iterable[str] = ()) -> list[ConfigError]:
+        found = super().problems(data, [*elsewhere, *(dotted for dotted, _ in cls.declared_keys())])
+        if any(error.key.startswith("space") for error in found):
+            return found
+        try:  # where another key is wrong, `check` has not come to the space
+            _checked_space(data["space"])
+        except ConfigError as error:
+            found.append(error)
+        return found
 
     def search_space(self) -> SearchSpace:
         """The space that `space` names or spells out."""
@@ -322,6 +334,27 @@ class RunConfig(Section):
         """
         identifying = self.identifying() | {"space": self.search_space().sha256}
         return hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()
+
+
+def _checked_space(given: str | Mapping[str, Any]) -> SearchSpace:
+    if isinstance(given, str) and given not in PRESETS:
+        known = f"a preset ({', '.join(PRESETS)}), a {', '.join(SPACE_SUFFIXES)} file, or a mapping"
+        near = nearest(given, PRESETS, least=ALIKE)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError("space", f"expected {known}, got {given!r}{hint}")
+    try:
+        return preset(given) if isinstance(given, str) else SearchSpace.from_dict(given)
+    except ValueError as error:
+        raise ConfigError("space", str(error).removeprefix("space: ")) from error
+
+
+def _misplaced(section: type[Section], data: Mapping[str, Any], keys: Sequence[str]) -> Iterator[ConfigError]:
+    """Unknown and missing keys of a section and those inside it; `keys` are all that there are, dotted."""
+    yield from section.own_problems(data, keys)
+    for f in fields(section):
+        inner, value = section.inner(f.name), data.get(f.name)
+        if inner is not None and isinstance(value, Mapping):
+            yield from _misplaced(inner, value, keys)
 
 
 def _check_warmup(recipe: FitConfig | RetrainConfig) -> None:
@@ -358,13 +391,14 @@ def shipped_config(name: str) -> Path:
     Raises:
         ValueError: not one of them; the message lists them.
     """
-    shipped = _shipped_configs()
+    shipped = shipped_configs()
     if name not in shipped:
         raise ValueError(f"expected the name of a shipped configuration ({', '.join(shipped)}), got {name!r}")
     return shipped[name]
 
 
-def _shipped_configs() -> dict[str, Path]:
+def shipped_configs() -> dict[str, Path]:
+    """Name -> file of every configuration that comes with the package."""
     directory = next((d for d in SHIPPED if d.is_dir()), SHIPPED[0])
     return {path.stem: path for path in sorted(directory.glob("*.yaml"))}
 
@@ -383,47 +417,81 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ValueError: the file or an override is not valid; the message names file or override, dotted key and what to do.
     """
     path = Path(path)
-    overridden: dict[str, str] = {}
+    data, given = read_given(path, overrides)
+    try:
+        return RunConfig.from_mapping(data)
+    except ConfigError as error:
+        raise ValueError(f"{blamed(error, path, given)}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Override:
+    """One --set: what it says, and what was said before it."""
+
+    text: str
+    key: str
+    value: Any
+    replaced: Any = MISSING  # MISSING: nobody had said anything
+    by_override: bool = False  # whether the replaced value came from an earlier one
+
+
+def read_given(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], tuple[Override, ...]]:
+    """What file and overrides say together, unchecked but with absolute paths, and what each override did.
+
+    Raises:
+        ValueError: not a mapping, or not an override; the message names which.
+    """
     source = f"{path}"
+    given: list[Override] = []
     try:
         data = _read_mapping(path)
         _anchor_paths(data, path.parent)
         for text in overrides:
             source = f"override {text!r}"
-            overridden[_override(data, text)] = source
-        source = f"{path}"
-        return RunConfig.from_mapping(data)
-    except ConfigError as error:
-        # A key below an overridden one, or above it where an override made up the section.
-        at = f"{error.key.partition('[')[0]}."
-        blamed = [o for k, o in overridden.items() if at.startswith(f"{k}.") or k.startswith(at)]
-        raise ValueError(f"{blamed[-1] if blamed else source}: {error}") from error
+            given.append(_override(data, text, given))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+    return data, tuple(given)
+
+
+def blamed(error: ConfigError, path: Path, given: Sequence[Override]) -> str:
+    """Who said what is wrong: the last override of a key below or above it, else the file."""
+    at = f"{error.key.partition('[')[0]}."
+    guilty = [o.text for o in given if at.startswith(f"{o.key}.") or o.key.startswith(at)]
+    return f"override {guilty[-1]!r}" if guilty else f"{path}"
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"no such file; examples: {', '.join(map(str, _shipped_configs().values()))}") from error
+        raise ValueError(f"no such file; examples: {', '.join(map(str, shipped_configs().values()))}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not text in UTF-8 ({error.reason} at byte {error.start}); is it a configuration?") from error
+    if data is None:
+        raise ValueError(
+            f"expected a mapping with {', '.join(f.name for f in fields(RunConfig))}, got an empty file (None)"
+        )
     if not isinstance(data, dict):
         raise ValueError(f"expected a mapping with {', '.join(f.name for f in fields(RunConfig))}, got {data!r}")
     return data
 
 
-def _override(data: dict[str, Any], text: str) -> str:
-    """Puts one override into `data` and returns its dotted key."""
+def _override(data: dict[str, Any], text: str, earlier: Sequence[Override]) -> Override:
+    """Puts one override into `data`."""
     dotted, equals, value = text.partition("=")
-    names = dotted.strip().split(".")
+    names = [name.strip() for name in dotted.split(".")]
     if not equals or "" in names:
         raise ValueError("expected 'dotted.key=value', such as train.epochs=3")
+    key = ".".join(names)
     # Alone first: its paths are relative to the working directory, those in the file are not.
     alone: dict[str, Any] = {}
     _section_of(alone, names)[names[-1]] = parse_yaml(value)
     _anchor_paths(alone, Path.cwd())
-    _section_of(data, names)[names[-1]] = _section_of(alone, names)[names[-1]]
-    return ".".join(names)
+    new, section = _section_of(alone, names)[names[-1]], _section_of(data, names)
+    before = section.get(names[-1], MISSING)
+    section[names[-1]] = new
+    return Override(text, key, new, before, any(key == o.key for o in earlier))
 
 
 def _section_of(data: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +12,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from fractions import Fraction
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dna_fast._names import ALIKE, nearest, plain
 
 S = TypeVar("S", bound="Section")
 
@@ -77,12 +78,7 @@ class Section:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for f in fields(self):
-            dotted = self.dotted(f.name)
-            value = _conform(getattr(self, f.name), hints[f.name], dotted)
-            rule = f.metadata["rule"]
-            for number in value if isinstance(value, tuple) else (value,):
-                if rule is not None and number is not None and not rule.holds(number):
-                    raise ConfigError(dotted, f"expected {rule.words}, got {number!r}")
+            value = _checked(getattr(self, f.name), f, hints[f.name], self.dotted(f.name))
             object.__setattr__(self, f.name, value)  # frozen for everybody else
         self.check()
 
@@ -109,31 +105,90 @@ class Section:
     @classmethod
     def declared_keys(cls) -> Iterator[tuple[str, Field[Any]]]:
         """(dotted key, field) of this section and of those inside it, in order."""
-        hints = get_type_hints(cls)
         for f in fields(cls):
             yield cls.dotted(f.name), f
-            for hint in (hints[f.name], *get_args(hints[f.name])):
-                if isinstance(hint, type) and issubclass(hint, Section):
-                    yield from hint.declared_keys()
+            if (inner := cls.inner(f.name)) is not None:
+                yield from inner.declared_keys()
+
+    @classmethod
+    def inner(cls, name: str) -> type[Section] | None:
+        """The section that a key holds, None if it holds a value."""
+        hint = get_type_hints(cls)[name]
+        kinds = (h for h in (hint, *get_args(hint)) if isinstance(h, type) and issubclass(h, Section))
+        return next(kinds, None)
 
     @classmethod
     def from_mapping(cls: type[S], data: Mapping[str, Any]) -> S:
         """Builds the section; ConfigError on an unknown or missing key or an invalid value."""
+        for error in cls.own_problems(data, ()):
+            raise error
+        return cls(**data)
+
+    @classmethod
+    def own_problems(cls, data: Mapping[str, Any], elsewhere: Iterable[str]) -> Iterator[ConfigError]:
+        """Keys that this section does not have, and those without a default that are missing.
+
+        Args:
+            elsewhere: the dotted keys of all sections, for a key that stands in the wrong one.
+        """
         names = [f.name for f in fields(cls)]
         for name in data:
             if name not in names:
-                raise ConfigError(cls.dotted(str(name)), unknown_key(str(name), names))
+                yield ConfigError(cls.dotted(str(name)), unknown_key(str(name), names, elsewhere))
         for f in fields(cls):
-            if f.default is MISSING and f.default_factory is MISSING and f.name not in data:
-                raise ConfigError(cls.dotted(f.name), f"missing, and has no default. {f.metadata['doc']}")
-        return cls(**data)
+            if is_required(f) and f.name not in data:
+                inner = cls.inner(f.name)
+                needed = [inner.dotted(g.name) for g in fields(inner) if is_required(g)] if inner is not None else []
+                least = f" Give at least {', '.join(needed)}." if needed else ""
+                yield ConfigError(cls.dotted(f.name), f"missing, and has no default. {f.metadata['doc']}{least}")
+
+    @classmethod
+    def problems(cls, data: Mapping[str, Any], elsewhere: Iterable[str] = ()) -> list[ConfigError]:
+        """All that is wrong with `data`: every key, and where all keys of a section are right, the rules between them."""
+        hints, found = get_type_hints(cls), list(cls.own_problems(data, elsewhere))
+        for f in fields(cls):
+            inner, value = cls.inner(f.name), data.get(f.name)
+            try:
+                if inner is not None and isinstance(value, Mapping):
+                    found += inner.problems(value, elsewhere)
+                elif f.name in data:
+                    _checked(value, f, hints[f.name], cls.dotted(f.name))
+            except ConfigError as error:
+                found.append(error)
+        if not found:
+            try:
+                cls.from_mapping(data)
+            except ConfigError as error:
+                found.append(error)
+        return found
 
 
-def unknown_key(name: str, known: Iterable[str]) -> str:
-    """What to say about a key that is not one: the nearest that is, and all."""
+def is_required(declared: Field[Any]) -> bool:
+    """Whether a key has no default."""
+    return declared.default is MISSING and declared.default_factory is MISSING
+
+
+def default_of(declared: Field[Any]) -> Any:
+    """What a key is where nobody says; MISSING where it must be said."""
+    return declared.default if declared.default_factory is MISSING else declared.default_factory()
+
+
+def unknown_key(name: str, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
+    """What to say about a key that is not one: the nearest that is, here or in another section, and all that are known here."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return f"unknown key; did you mean {near!r}? Known: {', '.join(known)}"
+    homes = [dotted for dotted in elsewhere if dotted.rpartition(".")[2] == plain(name)]
+    if homes and plain(name) not in known and not nearest(name, known, least=ALIKE):
+        return f"not a key here; did you mean {' or '.join(homes)}? Known here: {', '.join(known)}"
+    return f"unknown key; did you mean {nearest(name, known)[0]!r}? Known: {', '.join(known)}"
+
+
+def _checked(value: Any, declared: Field[Any], hint: Any, dotted: str) -> Any:
+    """The value as its type and rule say, or ConfigError."""
+    value, rule = _conform(value, hint, dotted), declared.metadata["rule"]
+    for number in value if isinstance(value, tuple) else (value,):
+        if rule is not None and number is not None and not rule.holds(number):
+            raise ConfigError(dotted, f"expected {rule.words}, got {number!r}")
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -144,14 +199,14 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _words(hint: Any) -> str:
+def type_words(hint: Any) -> str:
     """A type for people."""
     if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_words(h) for h in get_args(hint))
+        return " or ".join(type_words(h) for h in get_args(hint))
     if get_origin(hint) is Literal:
         return " or ".join(repr(h) for h in get_args(hint))
     if get_origin(hint) is tuple:
-        return f"a list of {_words(get_args(hint)[0])}"
+        return f"a list of {type_words(get_args(hint)[0])}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
     return names.get(hint, "a mapping")
 
@@ -184,7 +239,7 @@ def _conform(value: Any, hint: Any, dotted: str) -> Any:
         return float(value)
     elif hint in (int, bool, str) and type(value) is hint:
         return value
-    raise ConfigError(dotted, f"expected {_words(hint)}, got {value!r}")
+    raise ConfigError(dotted, f"expected {type_words(hint)}, got {value!r}")
 
 
 # ---- quantities and bounds -------------------------------------------------------------------------------------------

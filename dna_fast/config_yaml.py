@@ -18,13 +18,21 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_dialect()[0])
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from error
+        where = str(error).replace('in "<unicode string>", line', "at line")
+        advice = "; indent with spaces" if "'\\t'" in where else ""
+        raise ValueError(f"not valid YAML: {where}{advice}") from error
 
 
 def to_yaml(data: Any) -> str:
     """Dicts (in their order), lists, numbers, text -> YAML that `parse_yaml` reads back as the same."""
     text: str = _pyyaml().dump(data, Dumper=_dialect()[1], sort_keys=False, width=120)
     return text
+
+
+def inline_yaml(data: Any) -> str:
+    """The same on one line, as it stands behind a key."""
+    text: str = _pyyaml().dump([data], Dumper=_dialect()[1], sort_keys=False, width=10**9, default_flow_style=True)
+    return text.strip()[1:-1]
 
 
 def _pyyaml() -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dna_fast.display import Display
 from dna_fast.pipeline import Run
+from dna_fast.provenance import stage_record
 from dna_fast.query import Query, answer, print_answer, write_answer
 from dna_fast.stages import (
     Compared,
@@ -34,11 +35,11 @@ def run_demo(config: Path, out: Path, display: Display, overrides: Sequence[str]
     """
     clock = _Clock(display)
     if (out / "config.yaml").exists():
-        display.say(
+        display.note(
             f"{out} exists: what is finished there is used again. For a new run choose another --out.", style="yellow"
         )
     run = Run.start(config, out, overrides)
-    display.say(f"Search space {run.space.summary()}. Everything goes to {out}.")
+    display.note(f"Search space {run.space.summary()}. Everything goes to {out}.")
     with clock.stage("teacher", f"A teacher learns {len(run.images.train):,} images and is cut into blocks"):
         teacher = prepare_teacher(run, display)
     with clock.stage("supernet", "Student blocks learn to reproduce the teacher's, all candidates at once"):
@@ -46,10 +47,12 @@ def run_demo(config: Path, out: Path, display: Display, overrides: Sequence[str]
     with clock.stage("rating", "Rating: how far is every candidate from the teacher, on images it was not trained on?"):
         rate_candidates(run, teacher, display)
     with clock.stage("search", f"Search: the best of {run.space.num_architectures:,} architectures, proven"):
+        finish = stage_record(out, "search", "cpu")
         query = Query.of_run(run)
         found = answer(query)
         print_answer(found, display)
         winner = write_answer(query, found, out)
+        finish(True)
     if winner is None:
         raise ValueError("demo: no architecture meets search.max; raise the bound")
     with clock.stage(
@@ -58,7 +61,7 @@ def run_demo(config: Path, out: Path, display: Display, overrides: Sequence[str]
         results = compare(run, {"found": winner}, teacher, display)
     plot_comparison(out / "front.png", query, results)
     _conclude(display, results, teacher.macs)
-    display.say(f"Saved in {out}: ratings.npz, costs.npz, search.json, architecture.json, models/, front.png")
+    display.note(f"Saved in {out}: ratings.npz, costs.npz, search.json, architecture.json, models/, front.png")
     clock.total()
 
 
@@ -90,7 +93,7 @@ class _Clock:
         self.display.heading(f"{self.stages}. {heading}")
         start = time.perf_counter()
         yield
-        self.display.say(f"{name}: {time.perf_counter() - start:.0f} s of {BUDGETS_S[name]} s budgeted", style="dim")
+        self.display.note(f"{name}: {time.perf_counter() - start:.0f} s of {BUDGETS_S[name]} s budgeted", style="dim")
 
     def total(self) -> None:
-        self.display.say(f"\nThe demo took {time.perf_counter() - self.start:.0f} s.")
+        self.display.note(f"\nThe demo took {time.perf_counter() - self.start:.0f} s.")

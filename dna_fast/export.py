@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.layers import create_conv2d
-from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
-from timm.models._efficientnet_builder import decode_arch_def, efficientnet_init_weights
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
 from dna_fast._files import written_aside
 from dna_fast.architecture import Architecture
-from dna_fast.space import Frame, MBConvSpec
+from dna_fast.space import MBConvSpec
+from dna_fast.timm_builder import build
 
 MODEL_FILE, ARCHITECTURE_FILE = "model.safetensors", "architecture.json"
 
@@ -50,46 +47,29 @@ def build_model(
         raise ValueError(f"num_classes must be >= 0, got {num_classes}")
     if odd := sorted({spec.stride for _, _, spec in _specs(arch)} - {1, 2}):
         raise ValueError(f"{arch.name}: timm's EfficientNet takes strides of 1 and 2 inside the blocks, got {odd}")
-    frame = arch.frame
-    norm_layer = partial(nn.BatchNorm2d, eps=frame.bn_eps)
-    model = EfficientNet(
-        decode_arch_def(arch.to_timm()),
-        num_classes=frame.num_classes if num_classes is None else num_classes,
-        num_features=frame.head_channels,
-        stem_size=frame.stem_channels,
-        fix_stem=True,
-        output_stride=_no_dilation(arch),
-        pad_type=_pad_type(frame),
-        act_layer=nn.SiLU,
-        norm_layer=norm_layer,
-        round_chs_fn=_unrounded,
-        drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate,
-    )
-    if frame.stem_stride != 2:  # the only one timm has
-        model.conv_stem = _stem_conv(frame)
-    for block, layer, spec in _specs(arch):
-        built = model.blocks[block + 1][layer]  # type: ignore[index]
-        if _widths(built) != (spec.mid_channels, spec.se_channels or None):
-            _set_widths(built, spec, frame)
+    options = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    model = build(timm_design(arch), **options, **({} if num_classes is None else {"num_classes": num_classes}))
     _check(model, arch)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def save_model(model: nn.Module, arch: Architecture, directory: str | Path) -> None:
+def save_model(
+    model: nn.Module, arch: Architecture, directory: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes `model.safetensors` and `architecture.json` into a directory, each atomically.
 
     Args:
         model: built by `build_model(arch)`, on any device; timm's names and layout, so timm loads the weights too.
         arch: its architecture.
         directory: created where it is missing.
+        metadata: more for the header of the weights' file.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     arch.save(directory / ARCHITECTURE_FILE)
     with written_aside(directory / MODEL_FILE) as aside:
-        save_file(tensors, aside, metadata={"format": "pt", "architecture": arch.name})
+        save_file(tensors, aside, metadata={**(metadata or {}), "format": "pt", "architecture": arch.name})
 
 
 def load_model(directory: str | Path) -> tuple[nn.Module, Architecture]:
@@ -119,7 +99,23 @@ def load_model(directory: str | Path) -> tuple[nn.Module, Architecture]:
     return model.eval(), arch
 
 
-# ---- what timm cannot be told in an arch string ---------------------------------------------------------------------
+# ---- what timm is told ----------------------------------------------------------------------------------------------
+
+
+def timm_design(arch: Architecture) -> dict[str, Any]:
+    """The architecture as `timm_builder.build` wants it: plain numbers and strings, for JSON and generated code."""
+    frame = arch.frame
+    return {
+        "arch_def": arch.to_timm(),
+        "layers": [[[spec.mid_channels, spec.se_channels] for spec in layers] for layers in arch.blocks],
+        "stem_size": frame.stem_channels,
+        "stem_stride": frame.stem_stride,
+        "num_features": frame.head_channels,
+        "num_classes": frame.num_classes,
+        "output_stride": _no_dilation(arch),
+        "pad_type": "same" if frame.padding == "same" else "",
+        "bn_eps": frame.bn_eps,
+    }
 
 
 def _specs(arch: Architecture) -> Iterator[tuple[int, int, MBConvSpec]]:
@@ -129,49 +125,12 @@ def _specs(arch: Architecture) -> Iterator[tuple[int, int, MBConvSpec]]:
             yield block, layer, spec
 
 
-def _unrounded(channels: int, *_: object, **__: object) -> int:
-    """In place of timm's rounding to multiples of 8: 12 stays 12."""
-    return channels
-
-
 def _no_dilation(arch: Architecture) -> int:
     """The output stride, the stem counted as 2 as timm does: past a smaller limit timm turns strides into dilations."""
     stride = 2
     for _, _, spec in _specs(arch):
         stride *= spec.stride
     return stride
-
-
-def _pad_type(frame: Frame) -> str:
-    return "same" if frame.padding == "same" else ""
-
-
-def _stem_conv(frame: Frame) -> nn.Module:
-    # timm's '' pads (stride - 1 + kernel - 1) // 2, which is kernel // 2 up to stride 2 only
-    padding = "same" if frame.padding == "same" else 1
-    conv: nn.Module = create_conv2d(3, frame.stem_channels, 3, stride=frame.stem_stride, padding=padding)
-    efficientnet_init_weights(conv)
-    return conv
-
-
-def _widths(layer: InvertedResidual) -> tuple[int, int | None]:
-    """(mid_channels, se_channels) of a built layer; None without squeeze-excite: timm can build one of 0 channels."""
-    se = None if isinstance(layer.se, nn.Identity) else layer.se.conv_reduce.out_channels
-    return layer.conv_pw.out_channels, se
-
-
-def _set_widths(layer: InvertedResidual, spec: MBConvSpec, frame: Frame) -> None:
-    """Rebuilds a layer's inside: `InvertedResidual` rounds mid_channels to multiples of 8 and has no switch for it."""
-    mid, pad_type, kind = spec.mid_channels, _pad_type(frame), type(layer.bn1)
-    layer.conv_pw = create_conv2d(spec.in_channels, mid, 1, padding=pad_type)
-    layer.bn1 = kind(mid, eps=frame.bn_eps, act_layer=nn.SiLU)
-    layer.conv_dw = create_conv2d(mid, mid, spec.kernel, stride=spec.stride, groups=mid, padding=pad_type)
-    layer.bn2 = kind(mid, eps=frame.bn_eps, act_layer=nn.SiLU)
-    layer.se = (
-        SqueezeExcite(mid, rd_channels=spec.se_channels, act_layer=nn.SiLU) if spec.se_channels else nn.Identity()
-    )
-    layer.conv_pwl = create_conv2d(mid, spec.out_channels, 1, padding=pad_type)
-    efficientnet_init_weights(layer)
 
 
 # ---- the check ------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ CLOUD = 2000  # random architectures that show what the space is like
 def write_front(query: Query, path: Path) -> int:
     """Writes the complete exact front of the rating against the bounded costs, macs where none is bounded.
 
-    CSV, a line per point: the rating, the costs, and per block the candidate's number and words. Rules and bounds of the
-    query do not narrow it: it is the front of the whole space.
+    CSV, a line per point: the rating, the costs, and per block the candidate's number and words. The query's rules
+    narrow it, its bounds do not.
 
     Returns:
         The number of points.

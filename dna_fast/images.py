@@ -60,6 +60,11 @@ class RunImages:
             )
         # The order matters: the held-out images must not depend on how many calibrate.
         counts = {"rating": config.rate.images, "calibration": config.rate.calibration_images}
+        if sum(counts.values()) > len(self.train):
+            raise ValueError(
+                f"data: rate.images = {counts['rating']} and rate.calibration_images = {counts['calibration']} are more than the "
+                f"{len(self.train)} training images; lower them or add images"
+            )
         self.splits: Mapping[str, NDArray[np.int64]] = class_balanced_split(self.train.labels, counts, config.seed)
         self._store_splits()
 
@@ -103,7 +108,9 @@ class RunImages:
 
         teacher = self.config.teacher
         known = timm.models.get_pretrained_cfg(teacher.model) if teacher.arch is None else None
-        found: Mapping[str, Any] = resolve_data_config({}, pretrained_cfg={} if known is None else known.to_dict())
+        # timm's defaults come only to those who ask for something: here, for no crop_pct in particular.
+        asked = {"crop_pct": None}
+        found: Mapping[str, Any] = resolve_data_config(asked, pretrained_cfg={} if known is None else known.to_dict())
         return found
 
     def _transform(self, *, training: bool) -> Transform:

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dna_fast._files import read_json, write_json, written_aside
+from dna_fast._files import file_sha256, read_json, write_json
 from dna_fast.config import RunConfig, load_config, parse_quantity
+from dna_fast.resume import Which
 from dna_fast.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dna_fast.architecture import Architecture
+    from dna_fast.checkpoint import Checkpoint
     from dna_fast.images import RunImages
     from dna_fast.rate import OnProgress as OnRateProgress
     from dna_fast.recipe import Accuracy, Recipe
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
     OnStep = Callable[[StepRecord], None]
 
+FITS = "fit"  # the directory of classifiers in training
+
 
 class Run:
     """One run directory.
@@ -37,10 +41,11 @@ class Run:
     Args:
         directory: where everything is kept.
         config: what to do; its resolved form is `config.yaml` in the directory.
+        checkpoint: which of the supernet's checkpoints is rated.
     """
 
-    def __init__(self, directory: Path, config: RunConfig) -> None:
-        self.directory, self.config = directory, config
+    def __init__(self, directory: Path, config: RunConfig, checkpoint: Which = Which.LAST) -> None:
+        self.directory, self.config, self.checkpoint = directory, config, checkpoint
 
     @classmethod
     def start(cls, config_path: str | Path, directory: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -62,7 +67,7 @@ class Run:
         return cls(directory, config)
 
     @classmethod
-    def open(cls, directory: str | Path) -> Run:
+    def open(cls, directory: str | Path, checkpoint: Which = Which.LAST) -> Run:
         """Opens a run that was started before.
 
         Raises:
@@ -73,7 +78,13 @@ class Run:
             raise ValueError(
                 f"{directory}: not a run directory (no config.yaml); start one with: dna-fast train CONFIG --out {directory}"
             )
-        return cls(directory, load_config(directory / "config.yaml"))
+        return cls(directory, load_config(directory / "config.yaml"), checkpoint)
+
+    @staticmethod
+    def training_files(directory: Path) -> tuple[Path, ...]:
+        """What training of teacher and supernet leaves in a run directory, whichever it has come to."""
+        names = ("supernet/state.json", "teacher.safetensors", f"{FITS}/teacher.safetensors")
+        return tuple(directory / name for name in names)
 
     # ---- what stages share ------------------------------------------------------------------------------------------
 
@@ -183,14 +194,19 @@ class Run:
 
     def _fitted(self, model: nn.Module, on_step: OnStep | None) -> nn.Module:
         """Trains the teacher once; afterwards its weights are read from the run."""
-        from safetensors.torch import load_file, save_file
-
         from dna_fast.recipe import Recipe
+        from dna_fast.tensor_files import read_tensors, write_tensors
 
         path, config = self.directory / "teacher.safetensors", self.config.teacher.fit
         assert config is not None
         if path.exists():
-            model.load_state_dict(load_file(path))
+            try:
+                weights, _ = read_tensors(path)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; restore it from a copy, or delete it: its training is then taken up"
+                ) from error
+            model.load_state_dict(weights)
             return model
         recipe = Recipe(
             epochs=config.epochs,
@@ -201,15 +217,14 @@ class Run:
             ema_decay=config.ema_decay,
             eval_epochs=config.epochs,
         )
-        result = self._fit(model, recipe, on_step, name="teacher")
+        result = self._fit(model, recipe, on_step, checkpoint=self.directory / FITS / "teacher.safetensors")
         write_json(self.directory / "teacher_training.json", result.to_dict())
         if result.accuracy.top1 < config.min_accuracy:
             raise RuntimeError(
                 f"teacher: reached {result.accuracy} top-1 on the evaluation images, teacher.fit.min_accuracy asks for "
                 f"{100 * config.min_accuracy:.1f} %; train longer (teacher.fit.epochs) or lower the bar"
             )
-        with written_aside(path) as aside:
-            save_file({name: t.contiguous() for name, t in model.state_dict().items()}, aside)
+        write_tensors(path, model.state_dict())
         return model
 
     def _fit(
@@ -218,10 +233,10 @@ class Run:
         recipe: Recipe,
         on_step: OnStep | None,
         *,
-        name: str,
+        checkpoint: Path,
         logits: Callable[[Tensor], Tensor] | None = None,
     ) -> FitResult:
-        """Trains a classifier on all training images; `name` must tell apart whatever its checkpoint depends on."""
+        """Trains a classifier on all training images; the checkpoint's name must tell apart whatever it depends on."""
         from dna_fast.retrain import fit
 
         return fit(
@@ -233,7 +248,8 @@ class Run:
             teacher_logits=logits,
             device=self.device,
             on_step=on_step,
-            checkpoint=self.directory / "fit" / f"{name}.safetensors",
+            checkpoint=checkpoint,
+            checkpoint_minutes=self.config.train.checkpoint_minutes,
         )
 
     # ---- supernet and tables ----------------------------------------------------------------------------------------
@@ -274,7 +290,7 @@ class Run:
     def rate(
         self, teacher: Teacher, on_progress: OnRateProgress | None = None, *, max_memory_bytes: int | None = None
     ) -> RatingTable:
-        """Rates every candidate of the trained supernet; the table goes to `ratings.npz`.
+        """Rates every candidate of the trained supernet, as the run's `checkpoint` has it; the table goes to `ratings.npz`.
 
         Args:
             max_memory_bytes: instead of the configuration's rate.max_memory.
@@ -282,16 +298,14 @@ class Run:
         Raises:
             ValueError: the supernet is not trained to the end.
         """
-        from dna_fast.checkpoint import find_checkpoint, load_block
+        from dna_fast.checkpoint import load_block
         from dna_fast.rate import RateOptions, rate
         from dna_fast.rating_store import RatingStore
 
         config, supernet = self.config.rate, self.supernet(teacher)
         if max_memory_bytes is None and config.max_memory is not None:
             max_memory_bytes = parse_quantity(config.max_memory)
-        found = find_checkpoint(self.directory / "supernet", self._identity(teacher))
-        if found is None or found.position.epoch < self.config.train.epochs:
-            raise ValueError(f"{self.directory}: the supernet is not trained yet; run: dna-fast train {self.directory}")
+        found = self._trained_checkpoint(teacher)
         for b in range(len(supernet.blocks)):
             load_block(found, b, supernet.block(b))
         calibration, rated = (self.images.split(name) for name in ("calibration", "rating"))
@@ -302,7 +316,9 @@ class Run:
             "configuration": self.config.identity(),
             "seed": self.config.seed,
             "epochs": self.config.train.epochs,
-            "supernet_sha256": _files_digest(sorted(found.directory.glob("*.safetensors"))),
+            "supernet_checkpoint": self.checkpoint.value,
+            "supernet_epochs": found.position.epoch,
+            "supernet_sha256": _digest(found.files),
         }
         depends_on = [provenance, config.mode, config.batch_size, config.calibration_images, *_machine(self.device)]
         store = RatingStore(self.directory / "rating", _digest(depends_on))
@@ -321,6 +337,20 @@ class Run:
         store.clear()  # the table has them; a rating begun anew must not find those of older code
         return table
 
+    def _trained_checkpoint(self, teacher: Teacher) -> Checkpoint:
+        """The checkpoint to rate, of a supernet that was trained to the end."""
+        from dna_fast.checkpoint import find_checkpoint
+
+        where = (self.directory / "supernet", self._identity(teacher))
+        last = find_checkpoint(*where)
+        if last is None or last.position.epoch < self.config.train.epochs:
+            raise ValueError(f"{self.directory}: the supernet is not trained yet; run: dna-fast train {self.directory}")
+        if self.checkpoint is Which.LAST:
+            return last
+        best = find_checkpoint(*where, self.checkpoint)
+        assert best is not None, "there is a last one"
+        return best
+
     def costs(self) -> CostTable:
         """The exact costs of every candidate; also written to `costs.npz`."""
         from dna_fast.cost import cost_table
@@ -335,7 +365,13 @@ class Run:
     def teacher_macs(self) -> int | None:
         """Multiply-accumulates of the whole teacher for one image, once it is known."""
         path = self.directory / "teacher.json"
-        return int(read_json(path)["macs"]) if path.exists() else None
+        if not path.exists():
+            return None
+        record = read_json(path)
+        macs = record.get("macs") if isinstance(record, dict) else None
+        if type(macs) is not int or macs <= 0:
+            raise ValueError(f"{path}: damaged, macs must be a whole number > 0, got {macs!r}; restore it from a copy")
+        return macs
 
     @property
     def teacher_source(self) -> str:
@@ -359,7 +395,7 @@ class Run:
 
         from dna_fast.export import build_model, save_model
 
-        recipe = self._recipe()
+        checkpoint, recipe = self.fit_checkpoint(arch, teacher, name), self._recipe()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
             model = build_model(arch, num_classes=len(self.images.train.classes), **recipe.model_args())
@@ -367,12 +403,17 @@ class Run:
             model,
             recipe,
             on_step,
-            name=f"{name}-{_digest([arch.to_dict(), asdict(recipe), teacher.weights_sha256()])[:12]}",
+            checkpoint=checkpoint,
             logits=teacher.logits if recipe.distill_weight > 0 else None,
         )
         save_model(model, arch, self.directory / "models" / name)
         write_json(self.directory / "models" / name / "training.json", result.to_dict())
         return result
+
+    def fit_checkpoint(self, arch: Architecture, teacher: Teacher, name: str) -> Path:
+        """Where an architecture's training is kept; the name tells apart architectures, recipes and teachers."""
+        digest = _digest([arch.to_dict(), asdict(self._recipe()), teacher.weights_sha256()])
+        return self.directory / FITS / f"{name}-{digest[:12]}.safetensors"
 
     def _recipe(self) -> Recipe:
         from dna_fast.recipe import Recipe
@@ -391,18 +432,11 @@ def _machine(device: torch.device) -> tuple[str, ...]:
     from dna_fast.ops._library import find, isa
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return name, isa(), str(torch.__version__), __version__, _files_digest([find()])
+    return name, isa(), str(torch.__version__), __version__, file_sha256(find())
 
 
 def _digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _files_digest(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

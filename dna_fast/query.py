@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dna_fast._files import read_json, write_json
+from dna_fast._names import nearest
 from dna_fast.architecture import Architecture
 from dna_fast.config import resolve_quantity
 from dna_fast.cost import cost_table
@@ -85,12 +85,16 @@ class Query:
 
     def asking(self, maximum: Sequence[str], minimum: Sequence[str], metric: str | None, top: int | None) -> Query:
         """The query with command-line bounds such as "macs=460M" in place of its own, if any are given."""
+        if top is not None and top < 1:
+            raise ValueError(f"search: --top must be at least 1, got {top}; 1 asks for the best alone")
         upper, lower = _split_all("--max", maximum), _split_all("--min", minimum)
         query = self.bounded(upper, lower) if upper or lower else self
         return replace(query, metric=metric, top=self.top if top is None else top)
 
     def ruled(self, fix: Sequence[str], forbid: Sequence[str], min_differences: int) -> Query:
         """The query with rules about candidates, and with how many blocks the best must differ in."""
+        if not 1 <= min_differences <= (blocks := len(self.ratings.space.blocks)):
+            raise ValueError(f"search: --apart must be 1 to {blocks}, the number of blocks, got {min_differences}")
         return replace(self, fix=tuple(fix), forbid=tuple(forbid), min_differences=min_differences)
 
     def bounded(self, upper: Mapping[str, str], lower: Mapping[str, str]) -> Query:
@@ -102,7 +106,7 @@ class Query:
         bounds: dict[str, tuple[int | None, int | None]] = {}
         for name in {**upper, **lower}:
             if name not in self.costs.names:
-                near = difflib.get_close_matches(name, self.costs.names, n=1, cutoff=0.0)[0]
+                near = nearest(name, self.costs.names)[0]
                 raise ValueError(
                     f"search: no cost {name!r}; did you mean {near!r}? The table has {', '.join(self.costs.names)}"
                 )
@@ -113,6 +117,10 @@ class Query:
         if text is None:
             return None
         try:
+            if name != "macs" and text.strip().startswith("teacher"):
+                raise ValueError(
+                    f"{text!r} is a share of the teacher's macs, and no other cost of it is known; give a number"
+                )
             return resolve_quantity(text, self.teacher_macs if name == "macs" else None)
         except ValueError as error:
             raise ValueError(f"search: bound of {name}: {error}") from error
@@ -140,8 +148,13 @@ class Query:
         )
 
     def front(self, *names: str) -> Front:
-        """The complete exact front of the rating against the named costs, whatever is fixed or forbidden."""
-        return pareto_front(self.ratings.losses(self.metric), self.specs(names), labels=self.costs.labels)
+        """The complete exact front of the rating against the named costs, among the candidates that the rules leave."""
+        return pareto_front(
+            self.ratings.losses(self.metric),
+            self.specs(names),
+            labels=self.costs.labels,
+            allowed=masks(self.ratings.space, self.fix, self.forbid),
+        )
 
     def explain(self) -> Explanation:
         """Which budget binds, and what the next unit of it would buy, among the candidates that the rules leave."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dna_fast._files import read_json, write_json, written_aside
+from dna_fast._files import make_directory, read_json, remove_leftovers, write_json, written_aside
+
+LOG = logging.getLogger(__name__)
 
 
 class RatingStore:
@@ -23,7 +26,8 @@ class RatingStore:
 
     def __init__(self, root: Path, identity: str) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
+        remove_leftovers(root)
         mark = root / "identity.json"
         if not mark.exists() or read_json(mark) != identity:
             self.clear()
@@ -54,9 +58,15 @@ class RatingStore:
         return ratings
 
     def save(self, block: int, cell: int, operator: int, ratings: NDArray[np.float64]) -> None:
-        """Keeps ratings [paths, batches, metrics] of a cell's paths that begin with `operator`."""
-        with written_aside(self._path(block, cell, operator)) as aside, open(aside, "wb") as file:
+        """Keeps ratings [paths, batches, metrics] of a cell's paths that begin with `operator`.
+
+        Raises:
+            OSError: they cannot be written; the message says why and what to do. Those kept before stay.
+        """
+        path = self._path(block, cell, operator)
+        with written_aside(path, make_parent=False) as aside, open(aside, "wb") as file:
             np.save(file, ratings, allow_pickle=False)
+        LOG.debug("%s written: %d paths rated", path, len(ratings))
 
     def clear(self) -> None:
         """Removes all ratings."""

@@ -125,7 +125,7 @@ def _draw_front(axes: Any, plot: SearchPlot) -> None:
 def _draw_budget(axes: Any, plot: SearchPlot) -> None:
     if plot.budget_macs is None:
         return
-    label = f"budget, {_in_words(plot.budget_macs)}"
+    label = f"budget, {in_units(plot.budget_macs)}"
     axes.axvline(plot.budget_macs, color=BUDGET_COLOUR, linewidth=1.4, linestyle=(0, (5, 3)), label=label, zorder=2)
     _, right = axes.get_xlim()
     axes.axvspan(plot.budget_macs, max(right, plot.budget_macs), color=BUDGET_COLOUR, alpha=0.07, linewidth=0, zorder=0)
@@ -152,7 +152,7 @@ def _draw_points(axes: Any, plot: SearchPlot) -> None:
 
 
 def _mark(axes: Any, point: Point, **style: Any) -> None:
-    label = f"{point.name}\n{_in_words(point.macs)}, {point.loss:.4g}"
+    label = f"{point.name}\n{in_units(point.macs)}, {point.loss:.4g}"
     axes.plot([point.macs], [point.loss], linestyle="none", markeredgecolor="white", label=label, **style)
 
 
@@ -162,7 +162,7 @@ def _dress(axes: Any, plot: SearchPlot) -> None:
     axes.set_xlabel("multiply-accumulates per image", fontsize=12)
     axes.set_ylabel(f"rating: sum of {plot.metric}\n(lower is better)", fontsize=12)
     largest = axes.get_xlim()[1]
-    axes.xaxis.set_major_formatter(lambda value, _: _in_words(value, unit_of=largest))
+    axes.xaxis.set_major_formatter(lambda value, _: in_units(value, unit_of=largest))
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.06 * (high - low), high)  # room for the winner's name
     axes.tick_params(labelsize=11, color="#999999", labelcolor="#333333")
@@ -176,7 +176,7 @@ def _dress(axes: Any, plot: SearchPlot) -> None:
     axes.legend(**beside, fontsize=11, frameon=False, labelspacing=0.9)
 
 
-def _in_words(macs: float, *, unit_of: float | None = None) -> str:
+def in_units(macs: float, *, unit_of: float | None = None) -> str:
     """333,500,000 -> 333.5 M; in the unit that suits `unit_of`, if given."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(macs if unit_of is None else unit_of) >= size:

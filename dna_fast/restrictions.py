@@ -71,7 +71,10 @@ def _cell_or_candidate(space: SearchSpace, text: str, rule: re.Match[str]) -> tu
         start = space.cell_offset(block, cell)
         mask[start : start + space.num_paths(cells[cell])] = True
     else:
-        mask[space.candidate_index(block, cell, [int(digit) for digit in rule["path"]])] = True
+        try:
+            mask[space.candidate_index(block, cell, [int(digit) for digit in rule["path"]])] = True
+        except ValueError as error:
+            raise ValueError(f"search: {text!r}: {error}") from error
     return block, mask
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -13,18 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from timm.layers import DropPath
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from dna_fast._files import written_aside
+from dna_fast._files import make_directory
 from dna_fast._loop import Batch, Loader, deferred_interrupt
 from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
 from dna_fast.recipe import Accuracy, Recipe, evaluate
+from dna_fast.tensor_files import read_tensors, tensors_sha256, write_tensors
+
+LOG = logging.getLogger(__name__)
 
 FORMAT, VERSION = "dna_fast.retrain", 1
 WARMUP_LR = 1e-6  # where warm-up starts, as in the released training command
@@ -83,6 +85,7 @@ def fit(
     on_step: Callable[[StepRecord], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_minutes: float = 10.0,
 ) -> FitResult:
     """Trains the model in place, to the final weights (averaged, if the recipe averages) and evaluation mode.
 
@@ -95,14 +98,16 @@ def fit(
         teacher_logits: needed where `recipe.distill_weight` > 0; called without gradients, on `device`.
         device: where to train.
         on_step, on_epoch: called between updates, every LOG_STEPS of them, and after every epoch.
-        checkpoint: file that is written after every epoch and on Ctrl-C, and from which a run goes on where it stopped.
+        checkpoint: file that is written after every epoch, every `checkpoint_minutes` within one, and on Ctrl-C, and from which a
+            run goes on where it stopped.
 
     Deterministic on the CPU: the same arguments give the same weights, interrupted or not. The caller's random
     state is left as it was.
 
     Raises:
         ValueError: loader, model or teacher do not fit the recipe; a checkpoint that is damaged or of another run.
-        RuntimeError: a loss that is not finite.
+        RuntimeError: a loss or a weight that is not finite.
+        OSError: the checkpoint cannot be written; the message says why and what to do. The one before stays.
         KeyboardInterrupt: Ctrl-C, once the update is finished and the checkpoint written; a second one strikes at once.
 
     Source: distillation is Hinton et al., arXiv 1503.02531.
@@ -110,11 +115,14 @@ def fit(
     device = torch.device(device)
     _check_arguments(model, train_loader, recipe, teacher_logits)
     training = _Training(model, recipe, seed, len(train_loader), device)
-    if checkpoint is not None and Path(checkpoint).exists():
-        training.load(Path(checkpoint))
+    if checkpoint is not None:
+        make_directory(Path(checkpoint).parent)
+        if Path(checkpoint).exists():
+            training.load(Path(checkpoint))
     rng_devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(rng_devices), deferred_interrupt() as interrupted:
         training.model.train()
+        last_save = time.monotonic()
         while training.epoch < recipe.epochs:
             for batch in train_loader.epoch(training.epoch, training.batch):
                 training.update(batch, teacher_logits)
@@ -123,8 +131,12 @@ def fit(
                 if interrupted.is_set():
                     training.save(checkpoint)
                     raise KeyboardInterrupt
+                if time.monotonic() - last_save > 60 * checkpoint_minutes:
+                    training.save(checkpoint)
+                    last_save = time.monotonic()
             record = training.finish_epoch(eval_loader)
             training.save(checkpoint)
+            last_save = time.monotonic()
             if on_epoch is not None:
                 on_epoch(record)
             if interrupted.is_set():
@@ -277,11 +289,12 @@ class _Training:
         """Writes a checkpoint, atomically; None writes none.
 
         Raises:
-            RuntimeError: the loss is not finite; such weights never replace good ones.
+            RuntimeError: the loss or a weight is not finite; such weights never replace good ones.
+            OSError: as `write_tensors`.
         """
         if path is None:
             return
-        self.mean_loss()  # raises
+        self._check_finite()
         tensors = optimizer_tensors(self.model, self.optimizer)
         for kind, module in self._modules().items():
             tensors |= {f"{kind}/{name}": t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
@@ -293,9 +306,18 @@ class _Training:
             "loss_sum": float(self.loss_sum),
             "seconds": time.perf_counter() - self.start,
             "history": [asdict(record) for record in self.history],
+            "sha256": tensors_sha256(tensors),
         }
-        with written_aside(path) as aside:
-            save_file(tensors, aside, metadata={"state": json.dumps(state)})
+        write_tensors(path, tensors, {"state": json.dumps(state)})
+        LOG.info("%s written: step %d, epoch %d", path, self.step, self.epoch)
+
+    def _check_finite(self) -> None:
+        self.mean_loss()  # raises
+        if not torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all():
+            raise RuntimeError(
+                f"fit: weights are no longer finite after step {self.step} (epoch {self.epoch}), though the loss still is; "
+                "no checkpoint was written; try a lower lr, a longer warm-up or grad_clip=1"
+            )
 
     def load(self, path: Path) -> None:
         """Goes on where a checkpoint stopped.
@@ -331,12 +353,12 @@ class _Training:
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    remedy = "delete it to train from the start, or restore it from a copy"
     try:
-        with safe_open(path, "pt") as file:
-            state = json.loads((file.metadata() or {}).get("state", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: a damaged checkpoint ({error}); delete it to start again") from error
+        tensors, metadata = read_tensors(path)
+        state = json.loads(metadata.get("state", "{}"))
+    except ValueError as error:  # of JSON too
+        raise ValueError(f"{path}: a damaged checkpoint ({error}); {remedy}") from error
     if state.get("format") != FORMAT:
         raise ValueError(
             f"{path}: not a checkpoint of a training run; expected format {FORMAT!r}, got {state.get('format')!r}"
@@ -344,6 +366,8 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if state["version"] > VERSION:
         newer = f"version {state['version']}, this one reads up to {VERSION}"
         raise ValueError(f"{path}: written by a newer dna_fast ({newer}); update dna_fast")
+    if state.get("sha256", here := tensors_sha256(tensors)) != here:  # earlier releases wrote none
+        raise ValueError(f"{path}: a damaged checkpoint (its tensors are not those that were written); {remedy}")
     return state, tensors
 
 

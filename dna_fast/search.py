@@ -220,6 +220,10 @@ def solve_many(
     _check_options(top_k, max_states, beam_width, time_limit_s)
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
+    if isinstance(budgets, Mapping):
+        raise TypeError(
+            f"budgets must be a list of mappings, one per question, got one mapping {budgets!r}; write [budgets]"
+        )
     problem = read_problem(losses, costs, labels)
     ends = [[cost[3:] for cost in with_budgets(problem.costs, each)] for each in budgets]
     raws = _compiled().solve_many(
@@ -242,6 +246,7 @@ def pareto_front(
     costs: Mapping[str, Sequence[ArrayLike] | CostSpec],
     *,
     labels: Sequence[ArrayLike] | None = None,
+    allowed: Sequence[ArrayLike | None] | None = None,
     max_points: int = 1_000_000,
     epsilon: float = 0.0,
 ) -> Front:
@@ -254,7 +259,7 @@ def pareto_front(
     Args:
         losses: As in ``solve``.
         costs: As in ``solve``; every one is an objective.
-        labels: As in ``solve``.
+        labels, allowed: As in ``solve``.
         max_points: Most points of the front, and of the front of the first blocks on the way there.
         epsilon: What to give up where they are too few: costs up to 1 + epsilon times as large (see ``Front``). The
             front is complete as long as it fits.
@@ -271,8 +276,13 @@ def pareto_front(
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon must be a finite number >= 0, such as 0.01 for one per cent, got {epsilon}")
     problem = read_problem(losses, costs, labels)
-    raw = _compiled().pareto_front(problem.losses, with_budgets(problem.costs, {}), problem.labels, max_points, epsilon)
-    return Front(raw["loss"], dict(zip(costs, raw["costs"], strict=True)), raw["choice"], raw["epsilon"])
+    kept = None if allowed is None else read_allowed(allowed, problem)
+    asked = problem if kept is None else restricted(problem, kept)
+    raw = _compiled().pareto_front(asked.losses, with_budgets(asked.costs, {}), asked.labels, max_points, epsilon)
+    choice = raw["choice"]
+    if kept is not None:
+        choice = np.stack([indices[choice[:, block]] for block, indices in enumerate(kept)], axis=1)
+    return Front(raw["loss"], dict(zip(costs, raw["costs"], strict=True)), choice, raw["epsilon"])
 
 
 def _check_options(top_k: int, max_states: int, beam_width: int, time_limit_s: float | None) -> None:

@@ -388,7 +388,11 @@ def _checked_keys(
 
 def _record(kind: type, where: str, data: object) -> Any:
     names = [f.name for f in fields(kind)]
-    return kind(**_checked_keys(where, data, names, required=() if kind is Frame else None))
+    checked = _checked_keys(where, data, names, required=() if kind is Frame else None)
+    try:
+        return kind(**checked)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 SIX_CHOICES = tuple(Choice(kernel=k, expand_ratio=e) for e, k in itertools.product((6, 3), (3, 5, 7)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from dna_fast.cost import architecture_cost, largest_choice, random_at_cost
 from dna_fast.display import Display, Update
 from dna_fast.fronts import plot_points
 from dna_fast.pipeline import Run
+from dna_fast.provenance import stage_record
 from dna_fast.query import Query
 from dna_fast.report import Point
+from dna_fast.stage_log import StageLog, stage_log
 
 if TYPE_CHECKING:
     from dna_fast.rate import RateProgress
@@ -44,42 +47,63 @@ class Compared:
     seconds: float
 
 
-def prepare_teacher(run: Run, display: Display) -> Teacher:
+def prepare_teacher(run: Run, display: Display, *, tensorboard: bool = False) -> Teacher:
     """Loads or trains the teacher and prints its cuts."""
-    with display.progress("teacher") as update:
-        teacher = run.teacher(_on_step(update))
+    finish = stage_record(run.directory, "teacher", str(run.device))
+    with display.progress("teacher") as update, _classifier_log(run, "teacher", tensorboard) as log:
+        teacher = run.teacher(_on_step(update, log))
+    finish(log.rows > 0)
     accuracy = run.teacher_accuracy
     judged = "" if accuracy is None else f", {accuracy} top-1 [95 % interval] on the evaluation images"
-    display.say(f"Teacher of {teacher.macs / 1e6:,.1f} M macs ({run.teacher_source}){judged}. Its blocks:")
-    display.say(teacher.plan.table())
+    display.note(f"Teacher of {teacher.macs / 1e6:,.1f} M macs ({run.teacher_source}){judged}. Its blocks:")
+    display.note(teacher.plan.table())
     if teacher.fusion is not None and teacher.fusion.layers:
-        display.say(teacher.fusion.summary())
+        display.note(teacher.fusion.summary())
     return teacher
 
 
-def train_supernet(run: Run, teacher: Teacher, display: Display) -> Supernet:
-    """Trains the supernet, showing losses and images per second."""
-    blocks = len(run.space.blocks)
+def train_supernet(run: Run, teacher: Teacher, display: Display, *, tensorboard: bool = False) -> Supernet:
+    """Trains the supernet, showing and logging losses and images per second."""
+    blocks = range(len(run.space.blocks))
+    finish = stage_record(run.directory, "train", str(run.device))
+    columns = ("epoch", "step", "images_per_s", *(f"loss_{b}" for b in blocks))
 
-    def report(update: Update) -> Callable[[Progress], None]:
+    def report(update: Update, log: StageLog) -> Callable[[Progress], None]:
         def on_progress(p: Progress) -> None:
             losses = " ".join(f"{loss:.4f}" for loss in p.losses)
             update(p.position.step, p.total_steps, f"{p.images_per_s:.0f} images/s, losses {losses}")
+            if p.position.batch:  # at an epoch's end it tells the epoch's means, which are in the checkpoint's history
+                known = {"epoch": p.position.epoch, "step": p.position.step, "images_per_s": p.images_per_s}
+                log.add(known | {f"loss_{b}": loss for b, loss in enumerate(p.losses)})
 
         return on_progress
 
-    with display.progress("supernet") as update:
-        supernet = run.train(teacher, report(update))
-    display.say(f"supernet of {blocks} blocks trained: {run.directory / 'supernet'}")
+    with (
+        display.progress("supernet") as update,
+        stage_log(run.directory, "supernet", columns, tensorboard=tensorboard) as log,
+    ):
+        supernet = run.train(teacher, report(update, log))
+    finish(log.rows > 0)
+    display.note(f"supernet of {len(blocks)} blocks trained: {run.directory / 'supernet'}")
     return supernet
 
 
 def rate_candidates(
-    run: Run, teacher: Teacher, display: Display, *, max_memory_bytes: int | None = None
+    run: Run,
+    teacher: Teacher,
+    display: Display,
+    *,
+    max_memory_bytes: int | None = None,
+    tensorboard: bool = False,
 ) -> RatingTable:
-    """Rates every candidate, showing paths per second."""
+    """Rates every candidate, showing and logging paths per second."""
     start = time.perf_counter()
-    with display.progress("rating") as update:
+    finish = stage_record(run.directory, "rate", str(run.device))
+    columns = ("paths", "total_paths", "share")
+    with (
+        display.progress("rating") as update,
+        stage_log(run.directory, "rating", columns, position="paths", tensorboard=tensorboard) as log,
+    ):
         began: tuple[float, int] | None = None  # when, and how many paths an earlier, interrupted rating had finished
 
         def on_progress(p: RateProgress) -> None:
@@ -88,11 +112,13 @@ def rate_candidates(
             began = (now, p.paths) if began is None else began
             speed = (p.paths - began[1]) / max(now - began[0], 1e-9)
             update(p.paths, p.total_paths, f"{speed:.1f} paths/s", p.share)
+            log.add({"paths": p.paths, "total_paths": p.total_paths, "share": p.share})
 
         table = run.rate(teacher, on_progress, max_memory_bytes=max_memory_bytes)
+    finish(log.rows > 0)
     seconds = time.perf_counter() - start
     paths = sum(len(block) for block in table.blocks)
-    display.say(f"{paths:,} candidates rated in {seconds:.0f} s: {run.directory / 'ratings.npz'}")
+    display.note(f"{paths:,} candidates rated in {seconds:.0f} s: {run.directory / 'ratings.npz'}")
     return table
 
 
@@ -116,15 +142,26 @@ def baseline_architectures(run: Run, winner: Architecture) -> dict[str, Architec
 
 
 def compare(
-    run: Run, chosen: Mapping[str, Architecture], teacher: Teacher, display: Display, *, with_baselines: bool = True
+    run: Run,
+    chosen: Mapping[str, Architecture],
+    teacher: Teacher,
+    display: Display,
+    *,
+    with_baselines: bool = True,
+    tensorboard: bool = False,
 ) -> list[Compared]:
     """Retrains an architecture (by name) and its baselines by one recipe; prints accuracies with 95 % intervals."""
     (winner,) = chosen.values()
     networks = {**chosen, **(baseline_architectures(run, winner) if with_baselines else {})}
     results = []
     for name, arch in networks.items():
-        with display.progress(f"retraining {name}") as update:
-            fitted = run.retrain(arch, teacher, name, _on_step(update))
+        finish = stage_record(run.directory, f"retrain/{name}", str(run.device))
+        with (
+            display.progress(f"retraining {name}") as update,
+            _classifier_log(run, f"models/{name}", tensorboard) as log,
+        ):
+            fitted = run.retrain(arch, teacher, name, _on_step(update, log))
+        finish(log.rows > 0)
         costs = architecture_cost(arch)
         results.append(Compared(name, arch, costs["macs"], costs["params"], fitted.accuracy, fitted.seconds))
     rows: list[tuple[Any, ...]] = [
@@ -140,5 +177,13 @@ def plot_comparison(path: Path, query: Query, results: Sequence[Compared]) -> No
     plot_points(query, points, path)
 
 
-def _on_step(update: Update) -> Callable[[StepRecord], None]:
-    return lambda record: update(record.step, record.total_steps, f"loss {record.loss:.4f}")
+def _classifier_log(run: Run, name: str, tensorboard: bool) -> AbstractContextManager[StageLog]:
+    return stage_log(run.directory, name, ("epoch", "step", "lr", "loss"), tensorboard=tensorboard)
+
+
+def _on_step(update: Update, log: StageLog) -> Callable[[StepRecord], None]:
+    def on_step(record: StepRecord) -> None:
+        update(record.step, record.total_steps, f"loss {record.loss:.4f}")
+        log.add({"epoch": record.epoch, "step": record.step, "lr": record.lr, "loss": record.loss})
+
+    return on_step

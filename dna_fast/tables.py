@@ -408,6 +408,8 @@ def _read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise ValueError(f"{path}: cannot be opened: {error.strerror}; give a file that can be read") from error
     except Exception as error:  # a damaged archive can fail in any way anywhere inside zipfile, zlib and numpy
         raise ValueError(f"{path}: cannot be read as a table, damaged or not one ({error}); write it anew") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dna_fast._names import nearest
 from dna_fast.teacher_cuts import (
     CutPlan,
     CutPoint,
@@ -229,7 +229,7 @@ def _checked_plan(model: nn.Module, cuts: Sequence[str] | CutPlan, size: tuple[i
     known = [name for name, _ in model.named_modules() if name]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+            near = nearest(name, known, count=3)
             raise ValueError(f"Teacher: no module {name!r} in {type(model).__name__}; nearest: {', '.join(near)}")
     seen = probe(model, size)
     executed = {e.name: e for e in seen.executions}
@@ -334,7 +334,7 @@ def _check_model_name(model_name: str) -> None:
 
     name, _, tag = model_name.partition(".")
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
+        near = nearest(name, timm.list_models(), count=3)
         raise ValueError(f"timm has no model {name!r}; nearest: {', '.join(near)}")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
@@ -399,12 +399,23 @@ def build_efficientnet(
         num_classes: width of the classifier.
         seed: of the initial weights; the global random state is left alone.
         kwargs: of timm's EfficientNet: pad_type ("" or "same"), drop_rate, in_chans, ...
+
+    Raises:
+        ValueError: a string that timm cannot read.
     """
     from timm.models._efficientnet_builder import decode_arch_def, round_channels
     from timm.models.efficientnet import EfficientNet
 
     options = {"act_layer": nn.SiLU, "round_chs_fn": partial(round_channels, divisor=1), **kwargs}  # timm rounds to 8s
     options |= {"stem_size": stem_size, "num_features": num_features, "num_classes": num_classes}
+    for text in (text for stage in arch_def for text in stage):
+        try:
+            decode_arch_def([[text]])
+        except Exception as error:  # what timm raises depends on the letter that is wrong or missing
+            expected = (
+                "such as ir_r2_k3_s2_e4_c32_se0.25 (kind, repeats, kernel, stride, expansion, channels, squeeze-excite)"
+            )
+            raise ValueError(f"teacher arch: timm cannot read {text!r}; expected a string {expected}") from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs, too
         stages = decode_arch_def([list(stage) for stage in arch_def])

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dna_fast._files import make_directory
 from dna_fast._loop import Loader, deferred_interrupt
-from dna_fast.checkpoint import Measured, Position, find_checkpoint, load_block, save_checkpoint
+from dna_fast.checkpoint import CheckpointStore, Measured, Position, load_block
 from dna_fast.config import TrainConfig
 from dna_fast.ops import feature_mse
 from dna_fast.supernet import StudentBlock, Supernet, sample_paths
@@ -43,13 +44,15 @@ class Trainer:
         supernet, teacher: on the device to train on.
         config: epochs, learning rates, ...
         seed: draws the paths.
-        checkpoints: directory for checkpoints; a checkpoint found there is continued. None keeps none.
+        checkpoints: directory for checkpoints, made if it is not there; the last one found in it is continued, or, where that is
+            damaged, the newest that is not, with a DamagedWarning. None keeps none.
         identity: what the run's weights depend on; a checkpoint of another identity is refused.
 
     Deterministic on the CPU: the same arguments give the same weights, interrupted or not.
 
     Raises:
-        ValueError: learning rates that do not match the blocks, a foreign or damaged checkpoint.
+        ValueError: learning rates that do not match the blocks, a foreign checkpoint, none that is whole.
+        OSError: the directory cannot be made.
     """
 
     def __init__(
@@ -63,18 +66,25 @@ class Trainer:
         identity: str = "",
     ) -> None:
         self.supernet, self.teacher, self.config, self.seed = supernet, teacher, config, seed
-        self.checkpoints, self.identity = checkpoints, identity
+        self.store = None if checkpoints is None else CheckpointStore(checkpoints, identity, config.keep_checkpoints)
         self.device = next(supernet.parameters()).device
         self.base_lrs = _learning_rates(config, len(supernet.blocks))
         self.optimizers = [_adam(supernet.block(b), lr, config.weight_decay) for b, lr in enumerate(self.base_lrs)]
         self.position = Position()
         self.history: list[dict[str, Any]] = []
         self.meter = _Meter(len(self.optimizers), self.device)
-        if checkpoints is not None and (found := find_checkpoint(checkpoints, identity)) is not None:
-            self.position, self.history = found.position, list(found.measured.history)
-            self.meter.restore(found.measured, checkpoints / "state.json")
-            for b, optimizer in enumerate(self.optimizers):
-                load_block(found, b, supernet.block(b), optimizer)
+        if self.store is not None:
+            make_directory(self.store.root)
+            self._go_on(self.store)
+
+    def _go_on(self, store: CheckpointStore) -> None:
+        """Takes over the last checkpoint, if there is one. Nothing random is in it: every draw is a function of seed and step."""
+        if (found := store.find()) is None:
+            return
+        self.position, self.history = found.position, list(found.measured.history)
+        self.meter.restore(found.measured, store.root / "state.json")
+        for b, optimizer in enumerate(self.optimizers):
+            load_block(found, b, self.supernet.block(b), optimizer)
 
     def run(self, loader: Loader, on_progress: OnProgress | None = None) -> list[dict[str, Any]]:
         """Trains to the end, from wherever training stands.
@@ -86,6 +96,7 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C; the step was finished and a checkpoint written first.
             RuntimeError: a loss or a weight that is not finite; the message names block, epoch and step. Such weights
                 never replace a checkpoint.
+            OSError: a checkpoint could not be written; the message says why and what to do. The last good one stays.
         """
         if len(loader) == 0:
             raise ValueError(
@@ -146,13 +157,13 @@ class Trainer:
         return torch.stack(losses)
 
     def _save(self) -> None:
-        if self.checkpoints is None:
+        if self.store is None:
             return
         blocks = [self.supernet.block(b) for b in range(len(self.supernet.blocks))]
         measured = self.meter.measured(self.history)
         _check_finite(measured.losses, self.position)
         _check_weights(blocks, self.position)  # a finite loss may still have had a gradient that was not
-        save_checkpoint(self.checkpoints, blocks, self.optimizers, self.position, measured, self.identity)
+        self.store.save(blocks, self.optimizers, self.position, measured)
 
 
 class _Meter:

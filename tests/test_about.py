@@ -52,8 +52,8 @@ def test_an_unusable_module_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = about._version
-    monkeypatch.setattr(about, "_version", lambda package: None if package == "torch" else installed(package))
+    installed = about.version
+    monkeypatch.setattr(about, "version", lambda package: None if package == "torch" else installed(package))
     facts = about.facts()
     assert facts[MODULE] == "not built: torch is not installed"
     assert facts["GPU"] == "not known: torch is not installed"

@@ -240,7 +240,7 @@ def build_and_ask(folder: Path, cuda: str) -> tuple[Path, list[str]]:
     for command in (configure, [ninja, "-C", build, *jobs, "_C"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = folder.glob("_C.*")
+    (path,) = folder.glob("_C.*.so")
     facts = subprocess.run(
         [sys.executable, "-c", FACTS, path], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

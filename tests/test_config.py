@@ -348,6 +348,7 @@ def test_identity_follows_what_determines_the_weights(override: str, small: Path
         "data.root=elsewhere",
         "teacher.checkpoint=elsewhere.safetensors",
         "train.checkpoint_minutes=1",
+        "train.keep_checkpoints=5",
         "train.learning_rates=[0.002, 0.002, 0.002]",
         "rate.metric=mse",
         "rate.max_memory=4G",

@@ -47,28 +47,35 @@ TABLE: Mapping[str, Row] = {
     # Leaves.
     "_files": row(),
     "_loop": row("", "torch"),
+    "resume": row(),
+    "_names": row(),
     # Searching: no torch, no DALI, nothing compiled but the solver.
     "space": row("numpy"),
     "tables": row("_files space numpy", "pandas"),
-    "architecture": row("_files space numpy"),
+    "architecture": row("_files _names space numpy"),
     "cost": row("space tables architecture numpy"),
     "search_arrays": row("numpy"),
     "search": row("search_arrays tables architecture space _solver numpy", "_solver"),
     "explanation": row("search search_arrays numpy"),
     "restrictions": row("space numpy"),
     # Configuration.
-    "config_schema": row(),
+    "config_schema": row("_names"),
     "config_yaml": row("", "yaml"),
-    "config": row("_files config_schema config_yaml space"),
+    "config": row("_files _names config_schema config_yaml space"),
+    "config_sources": row("_names config config_schema config_yaml"),
+    "config_reference": row("config config_schema config_yaml"),
+    "config_check": row("config", "teacher torch"),
     # Training and rating. Loaders are arguments: neither imports data.
     "supernet": row("space ops.* numpy torch"),
     "teacher_cuts": row("torch"),
     "teacher_fused": row("ops.* torch", "timm"),
-    "teacher": row("teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
+    "teacher": row("_names teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
     "optimizer_state": row("torch"),
-    "checkpoint": row("_files optimizer_state safetensors torch numpy"),
+    "tensor_files": row("_files safetensors torch"),
+    "checkpoint_state": row("_files"),
+    "checkpoint": row("_files checkpoint_state optimizer_state resume tensor_files torch"),
     "parallel": row("torch"),
-    "train": row("_loop checkpoint config ops.* parallel space supernet teacher numpy torch"),
+    "train": row("_files _loop checkpoint config ops.* parallel space supernet teacher numpy torch"),
     "calibration": row("supernet torch"),
     "rating_store": row("_files numpy"),
     "rate_features": row("_loop tables teacher numpy torch"),
@@ -80,13 +87,20 @@ TABLE: Mapping[str, Row] = {
         "_loop rate_features rate_oracle rate_plan rate_trie rating_store space supernet tables teacher numpy torch"
     ),
     # After the search.
-    "export": row("_files architecture ops.* space supernet teacher numpy safetensors timm torch"),
+    "timm_builder": row("timm torch"),  # its text goes into generated files
+    "export": row("_files architecture space timm_builder safetensors timm torch"),
+    "export_check": row("torch"),
+    "export_source": row("_files architecture export export_check safetensors torch", "data.* pipeline sklearn"),
+    "export_timm": row("__init__ _files architecture export export_source timm_builder"),
+    "export_formats": row("__init__ _files about export export_source export_timm timm torch", "onnx onnxruntime"),
+    "export_job": row("__init__ _files about export_check export_formats export_source torch"),
+    "timm_models": row("architecture export export_timm timm_builder timm torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
-        "_files _loop architecture optimizer_state ops.* recipe supernet teacher numpy safetensors timm torch"
+        "_files _loop architecture optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
     ),
     "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
-    "report": row("_files architecture search space tables numpy", "matplotlib"),
+    "report": row("_files numpy", "matplotlib"),
     "about": row("__init__", "_C _solver ops.* nvidia numpy timm torch"),
     "study": row("_files architecture search space tables numpy", "scipy"),
     # Data: knows no other room.
@@ -113,14 +127,41 @@ TABLE: Mapping[str, Row] = {
     # A run: every stage on first use, one subcommand one stage.
     "images": row("_files config data.* numpy", "data.* timm"),
     "pipeline": row(
-        "__init__ _files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"
+        "__init__ _files config resume space numpy", f"{EVERY_STAGE} checkpoint images rating_store tensor_files torch"
     ),
-    "query": row("_files architecture config cost explanation restrictions search space tables", "display pipeline"),
+    "query": row(
+        "_files _names architecture config cost explanation restrictions search space tables", "display pipeline"
+    ),
     "fronts": row("_files architecture query report numpy"),
+    # A report: facts are read, sections are written of them, charts drawn; the page puts them together.
+    "report_html": row(),
+    "report_style": row("report"),
+    "report_svg": row("report_html report_style numpy", "matplotlib"),
+    "report_charts": row("report report_html report_style report_svg numpy"),
+    "report_facts": row("_files architecture checkpoint_state config cost provenance query tables numpy"),
+    "report_sections": row("architecture cost report report_charts report_facts report_html space numpy"),
+    "report_search": row("architecture query report_charts report_facts report_html report_sections search numpy"),
+    "report_origin": row("config report_facts report_html"),
+    "report_page": row(
+        "__init__ _files report report_charts report_facts report_html report_origin report_search report_sections report_style"
+    ),
     "display": row("rich"),
-    "stages": row("architecture config cost display fronts pipeline query report numpy", EVERY_STAGE),
-    "demo": row("display pipeline query stages", EVERY_STAGE),
-    "cli": row("typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
+    "stage_log": row("_files", "torch"),
+    "provenance": row("__init__ _files about"),
+    "stages": row(
+        "architecture config cost display fronts pipeline provenance query report stage_log numpy", EVERY_STAGE
+    ),
+    "demo": row("display pipeline provenance query stages", EVERY_STAGE),
+    "cli_options": row("typer", "config_sources display pipeline"),
+    "cli_failures": row("cli_options"),
+    "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
+    "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
+    "cli_report": row("cli_options typer", "report_page"),
+    "cli_export": row("cli_options typer", "export_formats export_job export_source"),
+    "cli": row(
+        "cli_config cli_export cli_failures cli_options cli_report cli_search resume typer",
+        f"{EVERY_STAGE} about demo display fronts pipeline query stages",
+    ),
 }
 
 # Where torch must not come from, by whatever way.

@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 import yaml
+from small_run import CONFIG
 
 from dna_fast import cli
 from dna_fast.architecture import Architecture
@@ -29,42 +30,6 @@ from dna_fast.space import preset
 from dna_fast.stages import baseline_architectures
 from dna_fast.tables import CostTable, RatingTable
 from dna_fast.train import Trainer
-
-CONFIG = {
-    "name": "small",
-    "space": {
-        "name": "small",
-        "choices": [{"kernel": 3, "expand_ratio": 2}, {"kernel": 5, "expand_ratio": 3}],
-        "blocks": [
-            {"stride": 2, "cells": [{"depth": 1, "width": 8}, {"depth": 2, "width": 10}]},
-            {"stride": 1, "cells": [{"depth": 2, "width": 12}, {"depth": 1, "width": 16}]},
-        ],
-        "frame": {"stem_channels": 8, "stem_width": 6, "head_channels": 32, "num_classes": 10, "resolution": 32},
-    },
-    "data": {"kind": "digits"},
-    "teacher": {
-        "pretrained": False,
-        "arch": {
-            "stem_size": 8,
-            "num_features": 32,
-            "arch_def": [["ds_r1_k3_s1_c8"], ["ir_r1_k3_s2_e3_c12"], ["ir_r2_k3_s1_e3_c16"]],
-        },
-        "fit": {"epochs": 1, "warmup_epochs": 0},
-    },
-    "train": {"epochs": 2, "batch_size": 64, "learning_rates": [0.01], "reference_batch": 64},
-    "rate": {"images": 128, "calibration_images": 100},
-    "search": {"max": {"macs": "teacher/1.1"}, "top": 3},
-    "retrain": {
-        "epochs": 1,
-        "optimizer": "adamw",
-        "schedule": "cosine",
-        "lr": 0.003,
-        "batch_size": 64,
-        "warmup_epochs": 0,
-        "ema_decay": 0.0,
-        "distill_weight": 0.5,
-    },
-}
 
 
 def _dna_fast(*arguments: object, expect: int = 0, capsys: pytest.CaptureFixture[str] | None = None) -> str:
@@ -174,6 +139,40 @@ def test_images_are_normalised_as_the_teacher_was_trained(
     statistics = RunImages(tmp_path, config).statistics
     assert statistics["mean"][0] == mean
     assert statistics["crop_pct"] == crop_pct
+
+
+def test_every_stage_leaves_its_log_and_its_record(run: Path) -> None:
+    logs = {
+        path.relative_to(run / "logs").as_posix(): list(csv.DictReader(path.read_text().splitlines()))
+        for path in run.glob("logs/**/*.csv")
+    }
+    models = {path.name for path in (run / "models").iterdir()}
+    assert set(logs) == {"supernet.csv", "teacher.csv", "rating.csv", *(f"models/{m}.csv" for m in models)}
+    steps = [int(row["step"]) for row in logs["supernet.csv"]]
+    assert steps == list(range(10, steps[-1] + 1, 10))
+    history = json.loads((run / "supernet" / "state.json").read_text())["kept"][0]["measured"]["history"]
+    rows = [row for row in logs["supernet.csv"] if row["epoch"] == "1"]
+    for b in range(2):
+        losses = [float(row[f"loss_{b}"]) for row in rows]
+        assert min(losses) < history[1]["losses"][b] < max(losses)  # means of ten steps around the epoch's
+    assert logs["rating.csv"][-1]["paths"] == logs["rating.csv"][-1]["total_paths"] == "12"
+    records = json.loads((run / "provenance.json").read_text())
+    assert set(records) == {"teacher", "train", "rate", "search", *(f"retrain/{m}" for m in models)}
+    assert records["teacher"]["command"][1] == "train"  # later stages found it trained
+    assert {records[stage]["torch"].split("+")[0] for stage in records} == {torch.__version__.split("+")[0]}
+
+
+def test_quiet_and_verbose_anywhere_on_the_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = _dna_fast("search", run, "--max", "macs=1G", "--out", tmp_path, capsys=capsys)
+    for quiet in (("-q", "search"), ("search", "--quiet")):
+        answer = _dna_fast(*quiet, run, "--max", "macs=1G", "--out", tmp_path, capsys=capsys)
+        assert answer.splitlines()[1:-1] == usual.splitlines()[1:-1]  # the answer itself; its last line has a time
+    copy = _copy(run, tmp_path)
+    assert _dna_fast("rate", copy, "-q", capsys=capsys) == ""
+    assert "candidates rated" in _dna_fast("rate", copy, capsys=capsys)
+    assert "operator_1.npy written" not in capsys.readouterr().err
+    _dna_fast("rate", "-vv", copy)
+    assert "operator_1.npy written: 1 paths rated" in capsys.readouterr().err
 
 
 def test_a_second_search_and_retraining_in_the_same_run(run: Path, tmp_path: Path) -> None:
@@ -432,9 +431,9 @@ def test_ctrl_c_saves_says_how_to_go_on_and_changes_nothing(run: Path, config: P
     _, err = process.communicate(timeout=60)
     assert process.returncode == cli.EXIT_INTERRUPTED
     assert "dna-fast train" in err
-    stopped = json.loads(state.read_text())["position"]
+    stopped = json.loads(state.read_text())["kept"][0]["position"]
     assert 0 < stopped["step"] < 4 * 20
     subprocess.run(command, env=env, check=True, capture_output=True)
     for name in ("block_0.safetensors", "block_1.safetensors"):
-        ours, theirs = (next((tmp_path / d / "supernet").glob(f"step_*/{name}")) for d in ("run", "whole"))
+        ours, theirs = (max((tmp_path / d / "supernet").glob(f"step_*/{name}")) for d in ("run", "whole"))
         assert ours.read_bytes() == theirs.read_bytes(), name

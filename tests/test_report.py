@@ -121,7 +121,7 @@ def test_one_point_and_negative_ratings_make_a_picture(tmp_path: Path) -> None:
     ],
 )
 def test_macs_read_well(macs: float, unit_of: float | None, words: str) -> None:
-    assert report._in_words(macs, unit_of=unit_of) == words
+    assert report.in_units(macs, unit_of=unit_of) == words
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_plots_that_cannot_be_drawn_are_refused(change: dict[str, Any], message:
         replace(PLOT, **change)
 
 
-def test_missing_matplotlib_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_is_saidin_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(RuntimeError, match=r"pip install 'dna_fast\[report\]'"):
         plot_search(tmp_path / "front.png", PLOT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from collections.abc import Iterator
@@ -333,4 +334,46 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path: Path) 
     other = build_model(Architecture.from_space(SPACE, [0]), num_classes=5, **RECIPE.model_args())
     refused("checkpoint of another model", model=other)
     path.write_bytes(b"\x00" * 5)
-    refused("damaged checkpoint .* delete it to start again")
+    refused("damaged checkpoint .* delete it to train from the start")
+
+
+def test_a_checkpoint_of_which_one_bit_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    fit(tiny_model(), TRAIN, EVAL, RECIPE, seed=0, checkpoint=path)
+    whole = bytearray(path.read_bytes())
+    whole[-3] ^= 1  # of a weight
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"checkpoint: a damaged checkpoint \(its tensors are not those .* delete it"):
+        fit(tiny_model(), TRAIN, EVAL, RECIPE, seed=0, checkpoint=path)
+
+
+def test_a_weight_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """The loss of the update that made it was finite."""
+    model, path = tiny_model(), tmp_path / "checkpoint"
+
+    def spoil(record: EpochRecord) -> None:
+        before.append(path.read_bytes())
+        model.conv_head.weight.register_hook(lambda gradient: gradient * math.inf)
+
+    before = list[bytes]()
+    with pytest.raises(RuntimeError, match=r"weights are no longer finite after step 6 .*no checkpoint was written"):
+        fit(model, TRAIN, EVAL, RECIPE, seed=0, checkpoint=path, checkpoint_minutes=1e-9, on_epoch=spoil)
+    assert [path.read_bytes()] == before
+
+
+def test_a_long_epoch_is_saved_now_and_then(tmp_path: Path) -> None:
+    """Killed within its first epoch, without a chance to save, a run goes on from there."""
+
+    class Killed(TensorLoader):
+        def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+            yield from list(super().epoch(epoch, start_batch))[:3]
+            raise ZeroDivisionError
+
+    whole, resumed, path = tiny_model(), tiny_model(), tmp_path / "checkpoint"
+    fit(whole, TRAIN, EVAL, RECIPE, seed=3)
+    with pytest.raises(ZeroDivisionError):
+        fit(tiny_model(), Killed(44, 8, training=True), EVAL, RECIPE, seed=3, checkpoint=path, checkpoint_minutes=1e-9)
+    state = json.loads(safe_open(path, "pt").metadata()["state"])
+    assert state["position"]["batch"] == 3
+    fit(resumed, TRAIN, EVAL, RECIPE, seed=3, checkpoint=path)
+    assert same_weights(whole, resumed)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from toy import SPACE, ToyBatch, ToyLoader, toy_supernet, toy_teacher
 
-from dna_fast.checkpoint import find_checkpoint
+from dna_fast.checkpoint import CheckpointStore, Position, find_checkpoint
 from dna_fast.config import TrainConfig
+from dna_fast.resume import DamagedWarning, Which
 from dna_fast.supernet import sample_paths
 from dna_fast.train import Progress, Trainer
 
@@ -127,9 +131,10 @@ def test_an_epochs_time_spans_interruptions(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         first.run(_CtrlCAt(first, 7))
     state = json.loads((tmp_path / "state.json").read_text())
-    assert state["measured"]["images"] == 7 * 16
-    assert 0 < state["measured"]["seconds"] < 60
-    state["measured"]["seconds"] += 1000.0
+    measured = state["kept"][0]["measured"]
+    assert measured["images"] == 7 * 16
+    assert 0 < measured["seconds"] < 60
+    measured["seconds"] += 1000.0
     (tmp_path / "state.json").write_text(json.dumps(state))
     history = _trainer(tmp_path).run(_loader())
     assert 1000 < history[0]["seconds"] < 1100
@@ -141,18 +146,16 @@ def test_an_epochs_time_spans_interruptions(tmp_path: Path) -> None:
 def test_ctrl_c_while_an_epoch_is_saved_ends_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    from dna_fast import train
-
     def save(*args: Any) -> None:
-        if args[3] == train.Position(epoch, 0, 12 * epoch):
+        if args[3] == Position(epoch, 0, 12 * epoch):
             os.kill(os.getpid(), signal.SIGINT)
         save_checkpoint(*args)
 
-    save_checkpoint = train.save_checkpoint
-    monkeypatch.setattr(train, "save_checkpoint", save)
+    save_checkpoint = CheckpointStore.save
+    monkeypatch.setattr(CheckpointStore, "save", save)
     with pytest.raises(KeyboardInterrupt):
         _trainer(tmp_path).run(_loader())
-    assert _trainer(tmp_path).position == train.Position(epoch, 0, 12 * epoch)
+    assert _trainer(tmp_path).position == Position(epoch, 0, 12 * epoch)
 
 
 @pytest.mark.parametrize("saved_by", ["ctrl_c", "timer"])
@@ -192,9 +195,51 @@ class _CtrlCAt(ToyLoader):
             yield batch
 
 
-def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
-    _trainer(tmp_path).run(_loader())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "step_00000036"]
+def _kept(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob("step_*"))
+
+
+@pytest.mark.parametrize(("keep", "steps"), [(1, [24]), (2, [24, 24]), (3, [12, 24, 24])], ids=lambda x: f"{x}")
+def test_the_newest_checkpoints_and_the_best_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, steps: list[int]
+) -> None:
+    """Epochs end at steps 12, 24 and 36; the middle one is made the best."""
+    config = replace(CONFIG, keep_checkpoints=keep)
+    trainer = _trainer(tmp_path, config=config)
+    monkeypatch.setattr(
+        "dna_fast.checkpoint_state._losses", lambda record: [1.0, {0: 1.0, 1: 0.25, 2: 0.5}[record["epoch"]]]
+    )
+    trainer.run(_loader())
+    assert _kept(tmp_path) == sorted({f"step_{step:08d}" for step in (*steps, 36)})
+    assert json.loads((tmp_path / "state.json").read_text())["best"] == "step_00000024"
+    best, last = (find_checkpoint(tmp_path, "a", which) for which in (Which.BEST, Which.LAST))
+    assert best is not None
+    assert last is not None
+    assert (best.position, last.position) == (Position(2, 0, 24), Position(3, 0, 36))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", *_kept(tmp_path)]
+
+
+def test_the_best_epoch_is_judged_by_every_block_alike(tmp_path: Path) -> None:
+    """Relative to the first epoch: a block whose features are a hundred times as large does not decide alone."""
+    _trainer(tmp_path, config=replace(CONFIG, keep_checkpoints=3)).run(_loader())
+    state = json.loads((tmp_path / "state.json").read_text())
+    losses = [[100.0, 1.0], [98.0, 0.5], [97.0, 0.9]]  # sums fall to the end; relative to the first 1, 0.74 and 0.935
+    for entry in state["kept"]:
+        for record, replaced in zip(entry["measured"]["history"], losses, strict=False):
+            record["losses"] = replaced
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    best = find_checkpoint(tmp_path, "a", Which.BEST)
+    assert best is not None
+    assert best.position.epoch == 2
+    assert best.relative_loss == pytest.approx(0.74)
+
+
+def test_no_epoch_is_the_best_before_one_is_finished(tmp_path: Path) -> None:
+    first = _trainer(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        first.run(_CtrlCAt(first, 3))
+    with pytest.raises(ValueError, match="no epoch is finished yet, so none is the best"):
+        find_checkpoint(tmp_path, "a", Which.BEST)
 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
@@ -231,53 +276,121 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
         _trainer(tmp_path, identity="b")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "directory"])
-def test_a_damaged_block_is_named(tmp_path: Path, damage: str) -> None:
-    _trainer(tmp_path).run(_loader())
-    block = tmp_path / "step_00000036" / "block_1.safetensors"
-    if damage == "truncated":
-        block.write_bytes(block.read_bytes()[:1000])
-    elif damage == "missing":
+DAMAGE = {
+    "truncated": r"block_1\.safetensors: cannot be read",
+    "missing": r"block_1\.safetensors: cannot be read",
+    "directory": "step_00000036: no such directory",
+    "bit": r"block_1\.safetensors: damaged, its bytes are not those that were written",
+    "pickle": r"block_1\.safetensors: cannot be read",
+}
+
+
+def _damage(root: Path, how: str) -> None:
+    block = root / "step_00000036" / "block_1.safetensors"
+    whole = bytearray(block.read_bytes())
+    if how == "truncated":
+        block.write_bytes(whole[:1000])
+    elif how == "missing":
         block.unlink()
+    elif how == "bit":  # of a weight: the file is as long, and as readable, as before
+        whole[-3] ^= 1
+        block.write_bytes(whole)
+    elif how == "pickle":
+        torch.save({"weight.x": torch.zeros(1)}, block)
     else:
-        block.parent.rename(tmp_path / "elsewhere")
-    expected = "step_00000036: no such directory" if damage == "directory" else "block_1.safetensors: cannot be read"
-    with pytest.raises(ValueError, match=expected):
-        _trainer(tmp_path)
+        block.parent.rename(root / "elsewhere")
 
 
-KEYS = {
-    "": ("version", "identity", "directory", "position", "measured"),
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, Path]:
+    """Trained to the end, with checkpoints of steps 24 and 36; tests must not change either."""
+    root = tmp_path_factory.mktemp("trained")
+    trainer = _trainer(root)
+    trainer.run(_loader())
+    assert _kept(root) == ["step_00000024", "step_00000036"]
+    return trainer, root
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_checkpoint_is_named(trained: tuple[Trainer, Path], tmp_path: Path, how: str) -> None:
+    root = Path(shutil.copytree(trained[1], tmp_path / "copy"))
+    state = json.loads((root / "state.json").read_text())
+    (root / "state.json").write_text(json.dumps({**state, "kept": state["kept"][:1]}))
+    _damage(root, how)
+    with pytest.raises(ValueError, match=f"{DAMAGE[how]}.*; restore it from a copy, or delete"):
+        _trainer(root)
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_an_older_checkpoint_takes_the_place_of_a_damaged_one_to_the_same_end(
+    trained: tuple[Trainer, Path], tmp_path: Path, how: str
+) -> None:
+    whole, root = trained[0], Path(shutil.copytree(trained[1], tmp_path / "copy"))
+    _damage(root, how)
+    with pytest.warns(DamagedWarning, match=f"{DAMAGE[how]}.*Taken instead: .*step_00000024, step 24"):
+        again = _trainer(root)
+    assert again.position == Position(2, 0, 24)
+    assert [record["epoch"] for record in again.history] == [0, 1]
+    again.run(_loader())
+    _assert_equal(whole, again)
+    _assert_equal_history(whole.history, again.history)
+    assert find_checkpoint(root, "a") is not None  # and no warning: the damaged one was written anew
+
+
+def test_a_checkpoint_of_version_1_is_continued_and_kept_in_version_2(tmp_path: Path) -> None:
+    whole, first = _trainer(), _trainer(tmp_path)
+    whole.run(_loader())
+    with pytest.raises(KeyboardInterrupt):
+        first.run(_CtrlCAt(first, 17))
+    state = json.loads((tmp_path / "state.json").read_text())
+    newest = {name: state["kept"][0][name] for name in ("directory", "position", "measured")}
+    old = {"format": state["format"], "version": 1, "identity": state["identity"], **newest}
+    (tmp_path / "state.json").write_text(json.dumps(old))
+    second = _trainer(tmp_path)
+    assert second.position.step == 17
+    second.run(_loader())
+    _assert_equal(whole, second)
+    assert json.loads((tmp_path / "state.json").read_text())["version"] == 2
+
+
+ENTRY_KEYS = {
+    "": ("directory", "position", "measured"),
     "position.": ("epoch", "batch", "step"),
     "measured.": ("history", "losses", "images", "seconds"),
 }
+KEYS = ["version", "identity", "kept"]
+KEYS += [f"kept[0].{prefix}{name}" for prefix, names in ENTRY_KEYS.items() for name in names]
 
 
 def _write_state(root: Path, key: str, *value: Any) -> None:
     """A good state.json and its directory, but for one dotted key: another value, or none."""
-    state: dict[str, Any] = {
-        "format": "dna_fast.supernet",
-        "version": 1,
-        "identity": "a",
+    entry: dict[str, Any] = {
         "directory": "step_00000036",
         "position": {"epoch": 3, "batch": 0, "step": 36},
         "measured": {"history": [{}, {}, {}], "losses": [0.0, 0.0], "images": 0, "seconds": 0.0},
+        "files": {},
     }
+    state: dict[str, Any] = {"format": "dna_fast.supernet", "version": 2, "identity": "a", "kept": [entry]}
     (root / "step_00000036").mkdir()
+    for b in range(2):
+        save_file({}, root / "step_00000036" / f"block_{b}.safetensors")
     (root / "state.json").write_text(json.dumps(state))
     assert find_checkpoint(root, "a") is not None
-    *outer, name = key.split(".")
-    record = state[outer[0]] if outer else state
+    *outer, name = key.removeprefix("kept[0].").split(".")
+    record = entry if key.startswith("kept[0].") else state
+    record = record[outer[0]] if outer else record
     del record[name]
     if value:
         record[name] = value[0]
     (root / "state.json").write_text(json.dumps(state))
 
 
-@pytest.mark.parametrize("key", [prefix + name for prefix, names in KEYS.items() for name in names])
+@pytest.mark.parametrize("key", KEYS)
 def test_a_state_without_a_key_is_named(tmp_path: Path, key: str) -> None:
     _write_state(tmp_path, key)
-    with pytest.raises(ValueError, match=rf"state\.json: damaged, {key} must be of type \w+, got 'None'; restore it"):
+    with pytest.raises(
+        ValueError, match=rf"state\.json: damaged, {re.escape(key)} must be of type \w+, got 'None'; restore it"
+    ):
         _trainer(tmp_path)
 
 
@@ -286,21 +399,25 @@ def test_a_state_without_a_key_is_named(tmp_path: Path, key: str) -> None:
     [
         ("version", "1", "version must be of type int"),
         ("identity", None, "identity must be of type str"),
-        ("directory", 7, "directory must be of type str"),
-        ("position", [1, 2, 3], "position must be of type dict"),
-        ("position.epoch", True, "position.epoch must be of type int"),
-        ("position.batch", 1.5, "position.batch must be of type int"),
-        ("position.step", -1, "position.step must not be negative, got '-1'"),
-        ("measured.history", [1, 2, 3], "measured.history must be a list of records"),
-        ("measured.history", [], "measured.history must hold 3 records"),
-        ("measured.losses", [0.0, "0"], "measured.losses and seconds must be finite numbers"),
-        ("measured.losses", [0.0, float("nan")], "measured.losses and seconds must be finite numbers"),
-        ("measured.losses", [0.0], "measured.losses must hold 2 sums, got 1"),
+        ("kept", [], "kept must be a list of checkpoints"),
+        ("kept", [3], "kept must be a list of checkpoints"),
+        ("kept[0].directory", "../step_1", "kept[0].directory must be step_<n>, got '../step_1'"),
+        ("kept[0].files", {"block_0.safetensors": 1}, "kept[0].files must be names and their sha256"),
+        ("kept[0].directory", 7, "kept[0].directory must be of type str"),
+        ("kept[0].position", [1, 2, 3], "kept[0].position must be of type dict"),
+        ("kept[0].position.epoch", True, "kept[0].position.epoch must be of type int"),
+        ("kept[0].position.batch", 1.5, "kept[0].position.batch must be of type int"),
+        ("kept[0].position.step", -1, "kept[0].position.step must not be negative, got '-1'"),
+        ("kept[0].measured.history", [1, 2, 3], "kept[0].measured.history must be a list of records"),
+        ("kept[0].measured.history", [], "kept[0].measured.history must hold 3 records"),
+        ("kept[0].measured.losses", [0.0, "0"], "kept[0].measured.losses and seconds must be finite numbers"),
+        ("kept[0].measured.losses", [0.0, float("nan")], "kept[0].measured.losses and seconds must be finite numbers"),
+        ("kept[0].measured.losses", [0.0], "measured.losses must hold 2 sums, got 1"),
     ],
 )
 def test_a_state_with_a_wrong_value_is_named(tmp_path: Path, key: str, value: Any, expected: str) -> None:
     _write_state(tmp_path, key, value)
-    with pytest.raises(ValueError, match=rf"state\.json: damaged, {expected}"):
+    with pytest.raises(ValueError, match=rf"state\.json: damaged, {re.escape(expected)}"):
         _trainer(tmp_path)
 
 
@@ -312,8 +429,8 @@ def test_a_file_that_is_no_state_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text('{"format": "dna_fast.supernet", "version": 2}')
-    with pytest.raises(ValueError, match=r"written by a newer dna_fast \(version 2"):
+    (tmp_path / "state.json").write_text('{"format": "dna_fast.supernet", "version": 3}')
+    with pytest.raises(ValueError, match=r"written by a newer dna_fast \(version 3"):
         _trainer(tmp_path)
 
 

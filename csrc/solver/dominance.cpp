@@ -82,9 +82,11 @@ std::optional<std::vector<uint32_t>> lexicographic_order(const Points& points, L
         int64_t first, second;
         uint32_t index;
     };
-    std::vector<Item> items(points.size);
+    std::vector<Item> items;
+    items.reserve(points.size);
     for (size_t i = 0; i < points.size; ++i) {
-        items[i] = {points[i][0], points.columns > 1 ? points[i][1] : 0, static_cast<uint32_t>(i)};
+        if (limit.reached(points.size < worth_watching ? 0 : 1)) return std::nullopt;
+        items.push_back({points[i][0], points.columns > 1 ? points[i][1] : 0, static_cast<uint32_t>(i)});
     }
     const auto less = [&](const Item& a, const Item& b) {
         if (a.first != b.first) return a.first < b.first;

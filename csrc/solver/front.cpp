@@ -18,6 +18,12 @@ struct Layer {
     std::vector<uint32_t> parent, candidate, label;
 
     size_t size() const { return parent.size(); }
+
+    void reserve(size_t states, size_t width) {
+        columns.reserve(states * width);
+        parent.reserve(states);
+        candidate.reserve(states);
+    }
 };
 
 // All costs as resources without caps; how they add up is the merger's business.
@@ -34,6 +40,9 @@ Chain chain_of_all_costs(const Problem& problem) {
 
 // States have 32-bit numbers, also while several generations pile up.
 constexpr size_t most_points = size_t{1} << 28;
+
+// Dominance runs when so many states have come together, or so many times those that were left the last time.
+constexpr size_t least_room = 1 << 18, growth = 4;
 
 class Merger {
   public:
@@ -102,13 +111,12 @@ class Merger {
     Layer merge(size_t b) {
         const Layer& from = layers_.back();
         std::vector<Layer> pools(chain_.rows(b + 1));
-        constexpr size_t least_room = 1 << 18;
         size_t pooled = 0, room = least_room;
         for (uint32_t s = 0; s < from.size(); ++s) {
             pooled += extend(b, from, s, pools);
             if (pooled <= room) continue;
             pooled = compact(b, pools);
-            room = std::max(least_room, 4 * pooled);
+            room = std::max(least_room, growth * pooled);
         }
         compact(b, pools);
         return join(pools);
@@ -139,10 +147,11 @@ class Merger {
         size_t total = 0;
         const TieColumns ties{{{sum_columns(), costs_}}, slack_};
         for (Layer& pool : pools) {
-            pool = choose(pool, unreplaced({pool.columns.data(), pool.size(), costs_ + 1}, ties, limit_));
+            const auto kept = unreplaced({pool.columns.data(), pool.size(), costs_ + 1}, ties, limit_);
+            if (limit_.reached_now()) throw Interrupted();  // dominated states may be among them then
+            pool = choose(pool, kept);
             total += pool.size();
         }
-        if (limit_.reached_now()) throw Interrupted();  // pools may hold dominated states then
         if (total > max_points_ && epsilon_ > 0) total = thin(pools);
         if (total > max_points_) {
             throw FrontTooLarge(
@@ -188,9 +197,12 @@ class Merger {
         return total;
     }
 
-    Layer choose(const Layer& pool, const std::vector<uint32_t>& which) const {
+    Layer choose(const Layer& pool, const std::vector<uint32_t>& which) {
         Layer kept;
+        // Room for the generations to come: moving millions of states in one step would be deaf to the limit.
+        if (which.size() >= least_room) kept.reserve(growth * which.size(), costs_ + 1);
         for (uint32_t i : which) {
+            if (limit_.reached()) throw Interrupted();
             const int64_t* state = pool.columns.data() + i * (costs_ + 1);
             kept.columns.insert(kept.columns.end(), state, state + costs_ + 1);
             kept.parent.push_back(pool.parent[i]);
@@ -200,21 +212,30 @@ class Merger {
     }
 
     // One layer of all labels, in lexicographic order again.
-    Layer join(const std::vector<Layer>& pools) const {
+    Layer join(const std::vector<Layer>& pools) {
         struct Item {
             uint32_t parent, candidate, label, index;
         };
+        size_t total = 0;
+        for (const Layer& pool : pools) total += pool.size();
         std::vector<Item> items;
+        items.reserve(total);
         for (uint32_t label = 0; label < pools.size(); ++label) {
             for (uint32_t i = 0; i < pools[label].size(); ++i) {
+                if (limit_.reached()) throw Interrupted();
                 items.push_back({pools[label].parent[i], pools[label].candidate[i], label, i});
             }
         }
-        std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
+        const auto before = [](const Item& a, const Item& b) {
             return a.parent != b.parent ? a.parent < b.parent : a.candidate < b.candidate;
-        });
+        };
+        const auto sort = [&](auto compare) { std::sort(items.begin(), items.end(), compare); };
+        if (!limit_.sort_unless_reached(before, sort)) throw Interrupted();
         Layer layer;
+        layer.reserve(total, costs_ + 1);
+        layer.label.reserve(total);
         for (const Item& item : items) {
+            if (limit_.reached()) throw Interrupted();
             const int64_t* state = pools[item.label].columns.data() + item.index * (costs_ + 1);
             layer.columns.insert(layer.columns.end(), state, state + costs_ + 1);
             layer.parent.push_back(item.parent);

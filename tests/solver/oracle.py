@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,10 +80,15 @@ def smallest_feasible(instance: Instance) -> dict[str, int | None]:
     }
 
 
-def front(instance: Instance) -> list[Point]:
-    """Undominated points without duplicates, sorted by costs, then loss; of equal ones the first choice."""
+def front(instance: Instance, allowed: Sequence[np.ndarray | None] | None = None) -> list[Point]:
+    """Undominated points without duplicates, sorted by costs, then loss; of equal ones the first choice.
+
+    ``allowed`` holds per block a mask of the candidates that count, or None for all.
+    """
     first: dict[tuple, Point] = {}
     for point in all_points(instance):
+        if allowed and not all(m is None or m[i] for m, i in zip(allowed, point.choice, strict=True)):
+            continue
         first.setdefault((*point.costs, point.loss), point)
     vectors = np.array(list(first))
     undominated = [

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from solver import oracle
 
-from dna_fast.search import solve
+from dna_fast.search import pareto_front, solve
+
+
+def random_masks(instance: oracle.Instance, rng: np.random.Generator) -> list[np.ndarray | None]:
+    allowed: list[np.ndarray | None] = []
+    for losses in instance.losses:
+        mask = rng.random(losses.shape[-1]) < 0.6
+        mask[rng.integers(len(mask))] = True
+        allowed.append(None if rng.random() < 0.3 else mask)
+    return allowed
 
 
 @pytest.mark.parametrize("start", range(0, 160, 40), ids="seeds_from_{}".format)
@@ -14,11 +23,7 @@ def test_equals_brute_force_over_what_is_left(start: int) -> None:
     statuses = set()
     for seed in range(start, start + 40):
         instance, rng = oracle.random_instance(seed), np.random.default_rng(seed)
-        allowed: list[np.ndarray | None] = []
-        for losses in instance.losses:
-            mask = rng.random(losses.shape[-1]) < 0.6
-            mask[rng.integers(len(mask))] = True
-            allowed.append(None if rng.random() < 0.3 else mask)
+        allowed = random_masks(instance, rng)
         expected = [
             point
             for point in oracle.best(instance, 10**9)
@@ -33,6 +38,17 @@ def test_equals_brute_force_over_what_is_left(start: int) -> None:
         ], seed
         statuses.add(solution.status)
     assert statuses == {"optimal", "infeasible"}
+
+
+@pytest.mark.parametrize("start", range(0, 160, 40), ids="seeds_from_{}".format)
+def test_fronts_equal_brute_force_over_what_is_left(start: int) -> None:
+    for seed in range(start, start + 40):
+        instance = oracle.random_instance(seed)
+        allowed = random_masks(instance, np.random.default_rng(seed))
+        front = pareto_front(instance.losses, instance.costs, labels=instance.labels, allowed=allowed)
+        columns = zip(*(column.tolist() for column in front.costs.values()), strict=True)
+        found = zip(front.loss.tolist(), map(tuple, front.choice.tolist()), columns, strict=True)
+        assert list(found) == [(p.loss, p.choice, p.costs) for p in oracle.front(instance, allowed)], seed
 
 
 def test_apart_and_errors_count_from_what_is_allowed() -> None:
