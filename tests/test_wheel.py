@@ -92,7 +92,9 @@ def test_it_works_where_nothing_of_the_checkout_is(python: Path, tmp_path: Path)
     assert facts["solver (dna_fast._solver)"].startswith("built")
     costs = json.loads(run(command, "cost", "--model", "dna_c", "--json", cwd=tmp_path))
     assert costs["macs"] == 450138976
-    assert "digits.yaml: fine" in run(command, "config", "check", "digits", cwd=tmp_path)  # the shipped ones are in the wheel
+    assert "digits.yaml: fine" in run(
+        command, "config", "check", "digits", cwd=tmp_path
+    )  # the shipped ones are in the wheel
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(CONFIG))
     run(command, "train", "small.yaml", "--out", "run", cwd=tmp_path)
     run(command, "rate", "run", cwd=tmp_path)
