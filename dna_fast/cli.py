@@ -22,6 +22,7 @@ from dna_fast.cli_options import (
     open_run,
 )
 from dna_fast.cli_search import cost, search
+from dna_fast.cli_study import study
 
 # What wrong input, a missing file or a missing package raises; anything else is a bug and shows its traceback.
 EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)
@@ -136,6 +137,9 @@ def retrain(
     results = compare(opened, chosen, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
     if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
         plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
+
+
+app.command()(study)
 
 
 @app.command()

@@ -88,7 +88,16 @@ TABLE: Mapping[str, Row] = {
     "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
     "report": row("_files architecture search space tables numpy", "matplotlib"),
     "about": row("__init__", "_C _solver ops.* nvidia numpy timm torch"),
-    "study": row("_files architecture search space tables numpy", "scipy"),
+    # Studies of rank agreement: numpy and scipy; a study of a run's own space trains through `pipeline`.
+    "study_statistics": row("numpy", "scipy"),
+    "study": row("study_statistics numpy"),
+    "study_scores": row("architecture space"),
+    "study_published": row("_files architecture cost space study study_scores numpy"),
+    "study_sampling": row("cost tables numpy"),
+    "study_plan": row(
+        "_files architecture cost study study_sampling study_scores tables numpy", "display pipeline retrain stages"
+    ),
+    "study_report": row("_files study study_statistics", "display matplotlib"),
     # Data: knows no other room.
     "data": row("", "data.*"),
     "data.dali": row("data.* numpy torch", "nvidia"),
@@ -126,7 +135,10 @@ TABLE: Mapping[str, Row] = {
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "display pipeline"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
-    "cli": row("cli_options cli_search typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
+    "cli_study": row("cli_options typer", "config numpy study study_plan study_published study_report"),
+    "cli": row(
+        "cli_options cli_search cli_study typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"
+    ),
 }
 
 # Where torch must not come from, by whatever way.
