@@ -21,6 +21,7 @@ from dna_fast.cli_options import (
     open_display,
     open_run,
 )
+from dna_fast.cli_profile import profile
 from dna_fast.cli_search import cost, search
 from dna_fast.cli_study import study
 
@@ -139,6 +140,7 @@ def retrain(
         plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
 
 
+app.command()(profile)
 app.command()(study)
 
 

@@ -85,7 +85,14 @@ TABLE: Mapping[str, Row] = {
     "retrain": row(
         "_files _loop architecture optimizer_state ops.* recipe supernet teacher numpy safetensors timm torch"
     ),
-    "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
+    # Latencies of a device: tables and their sums need no torch, so that a search can read them anywhere.
+    "profile_layers": row("architecture space numpy"),
+    "profile_fit": row("numpy"),
+    "profile_table": row("_files architecture profile_fit profile_layers space tables numpy"),
+    "profile_models": row("architecture export profile_layers space teacher_fused torch"),
+    "profile": row(
+        "_loop about architecture cost profile_layers profile_models profile_table space study_sampling numpy torch"
+    ),
     "report": row("_files architecture search space tables numpy", "matplotlib"),
     "about": row("__init__", "_C _solver ops.* nvidia numpy timm torch"),
     # Studies of rank agreement: numpy and scipy; a study of a run's own space trains through `pipeline`.
@@ -122,7 +129,8 @@ TABLE: Mapping[str, Row] = {
     # A run: every stage on first use, one subcommand one stage.
     "images": row("_files config data.* numpy", "data.* timm"),
     "pipeline": row(
-        "__init__ _files config space numpy", f"{EVERY_STAGE} checkpoint images rating_store safetensors torch"
+        "__init__ _files config space numpy",
+        f"{EVERY_STAGE} checkpoint images profile_table rating_store safetensors torch",
     ),
     "query": row("_files architecture config cost explanation restrictions search space tables", "display pipeline"),
     "fronts": row("_files architecture query report numpy"),
@@ -135,9 +143,11 @@ TABLE: Mapping[str, Row] = {
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "display pipeline"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
+    "cli_profile": row("cli_options typer", "cost display numpy profile profile_layers profile_table space torch"),
     "cli_study": row("cli_options typer", "config numpy study study_plan study_published study_report"),
     "cli": row(
-        "cli_options cli_search cli_study typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"
+        "cli_options cli_profile cli_search cli_study typer",
+        f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }
 
