@@ -74,12 +74,13 @@ def study(
         models = read_models(what, wanted)
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, 0))))
     found = judge(models, rng, bucket_width=width, resamples=resamples)
-    written = write_study(found, directory)
     if as_json:
         print(json.dumps(found.to_dict()))
     else:
         print_study(found, display)
-        display.note(f"{', '.join(map(str, written))}")
+    written = write_study(found, directory)
+    if not as_json:
+        display.note(", ".join(map(str, written)))
 
 
 def _names(text: str) -> tuple[str, ...]:
