@@ -113,6 +113,28 @@ def test_a_study_repeats_with_its_seed() -> None:
     assert study(models, rng(0)).to_dict() != study(models, rng(1)).to_dict()
 
 
+def test_intervals_at_equal_cost_come_from_each_buckets_own_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, draw = [], Resamples.draw
+
+    def remembering(groups: Any, *rest: Any) -> Resamples:
+        drawn.append(groups.tolist())
+        return draw(groups, *rest)
+
+    monkeypatch.setattr(Resamples, "draw", remembering)
+    models = some_models()
+    found, (overall, inside) = study(models, rng(0)), drawn
+    assert overall == [0] * 30
+    assert [sum(number == i for number in inside) for i in range(len(found.buckets))] == [
+        len(bucket.models) for bucket in found.buckets
+    ]
+    resamples = Resamples.draw(np.array(overall), found.resamples, (again := rng(0)))
+    within = Resamples.draw(np.array(inside), found.resamples, again)
+    taus = grouped_tau(models.scores["good"], models.truth, found.groups, within.weights)
+    assert len(resamples.indices) == len(taus)
+    expected = found.agreements[0].within
+    assert (expected.low, expected.high) == pytest.approx(tuple(np.quantile(taus, (0.025, 0.975))))
+
+
 def test_less_is_better_turns_a_score() -> None:
     models = some_models()
     turned = some_models(scores={**models.scores, "good": -models.scores["good"]}, lower_is_better=frozenset({"good"}))

@@ -63,6 +63,20 @@ def test_every_bucket_gets_its_number_of_different_architectures() -> None:
         assert {bucket_of(choice, edges) for choice in bucket} == {i}
 
 
+def test_a_bucket_can_be_drawn_to_the_last_and_ends_below_its_upper_edge() -> None:
+    """The edge between two buckets is an architecture's own cost: it belongs to the upper one."""
+    costs = sorted(set(MACS.values()))
+    edges = (costs[0], costs[6], costs[13])
+    members = [
+        {choice for choice in ALL if costs[0] <= MACS[choice] < costs[6]},
+        {choice for choice in ALL if costs[6] <= MACS[choice] <= costs[13]},
+    ]
+    fewest = min(map(len, members))
+    sample = stratified_sample(TABLE, "macs", edges, fewest, rng(6))
+    assert all(set(bucket) <= all_of_it for bucket, all_of_it in zip(sample, members, strict=True))
+    assert any(set(bucket) == all_of_it for bucket, all_of_it in zip(sample, members, strict=True))
+
+
 def test_a_sample_repeats_with_its_seed() -> None:
     edges = cost_edges(TABLE, "macs", 3)
     first, again, other = (stratified_sample(TABLE, "macs", edges, 3, rng(seed)) for seed in (1, 1, 2))
