@@ -16,7 +16,7 @@ from dna_fast.space import Choice, Frame, MBConvSpec
 from dna_fast.study import Models
 from dna_fast.study_scores import entropy
 
-FILE = Path(__file__).resolve().parent / "data_files" / "ranking_mbconv.json"
+FILE = Path(__file__).with_suffix(".json")
 
 REMARK = (
     "params and macs are counted here, from the architectures, in the frame of this package (stem, head of 1280 channels, "
