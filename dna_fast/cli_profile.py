@@ -57,7 +57,7 @@ def profile(
     command goes on.
     """
     from dna_fast.profile_layers import Setting
-    from dna_fast.profile_table import read_csv, write_template
+    from dna_fast.profile_table import write_template
 
     is_run, display = Path(what).is_dir(), open_display()
     space = open_run(Path(what)).space if is_run else _space(what)
@@ -68,8 +68,7 @@ def profile(
         return
     path = out if out is not None else (Path(what) if is_run else Path()) / "profile.json"
     if csv is not None:
-        found = read_csv(csv, csv.stem)
-        found.save(path)
+        found = _from_csv(csv, space, path)
     else:
         wanted = [(b, d) for b in batches for d in dtypes]
         names = implementation or _implementations(device)
@@ -81,6 +80,19 @@ def profile(
     else:
         _print(found, space, display)
         display.note(", ".join(map(str, (path, *written))))
+
+
+def _from_csv(csv: Path, space: SearchSpace, path: Path) -> Profile:
+    """Reads latencies measured elsewhere and keeps them; nothing is written where a layer of the space is missing."""
+    from dna_fast.cost import cost_table
+    from dna_fast.profile_table import Profile, add_latencies, check_device, read_csv
+
+    found = read_csv(csv, csv.stem)
+    add_latencies(cost_table(space), found)
+    if path.exists():
+        check_device(path, Profile.load(path).device, found.device)
+    found.save(path)
+    return found
 
 
 def _write_costs(run: Path | None, space: SearchSpace, found: Profile, costs: Path | None) -> list[Path]:

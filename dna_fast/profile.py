@@ -28,7 +28,7 @@ from dna_fast.profile_models import (
     network_runner,
     peak_activation_bytes,
 )
-from dna_fast.profile_table import Network, Profile, Timing, differences
+from dna_fast.profile_table import Network, Profile, Timing, check_device
 from dna_fast.space import SearchSpace
 from dna_fast.study_sampling import cost_edges, stratified_sample
 
@@ -180,8 +180,7 @@ def _opened(path: Path, here: dict[str, str]) -> Profile:
     if not path.exists():
         return Profile(here)
     profile = Profile.load(path)
-    if differing := list(differences(profile.device, here)):
-        raise ValueError(f"{path}: measured on another device: {'; '.join(differing)}. Choose another --out")
+    check_device(path, profile.device, here)
     return profile
 
 

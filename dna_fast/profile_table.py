@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median, quantiles
@@ -270,8 +270,17 @@ def _timing(record: dict[str, Any]) -> Timing:
     return Timing([float(x) for x in record["samples_us"]], record.get("kept", ""), record.get("peak_bytes"))
 
 
-def differences(there: dict[str, str], here: dict[str, str]) -> Iterable[str]:
-    """In what two devices differ, in words."""
-    for name in {**there, **here}:
-        if there.get(name) != here.get(name):
-            yield f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+def check_device(path: str | Path, there: dict[str, str], here: dict[str, str]) -> None:
+    """Refuses to mix latencies of two devices in one file.
+
+    Args:
+        path: of the profile.
+        there, here: the device it is of, and the one to be added.
+
+    Raises:
+        ValueError: they differ; the message says in what.
+    """
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if names:
+        words = "; ".join(f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names)
+        raise ValueError(f"{path}: measured on another device: {words}. Choose another --out")

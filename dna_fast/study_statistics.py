@@ -1,8 +1,9 @@
 """How well a score ranks models: Kendall, Spearman and Pearson, within groups of equal cost too, with bootstrap intervals.
 
-Intervals are percentiles of the statistic over models drawn again with replacement. Simulated with normal scores (10, 23
-and 60 models, tau 0, 0.41 and 0.65) they held the true tau in 94 to 98 of 100 cases; bias-corrected and accelerated ones
-did no better there and are not defined where the agreement is perfect.
+Intervals are percentiles of the statistic over models drawn again with replacement. In 400 simulated studies each of 8, 10,
+23 and 60 normal models with tau 0, 0.41, 0.65 and 0.8 they held the true tau in 93 to 98 of 100 cases. Bias-corrected and
+accelerated ones (BCa), tried with 10 to 60 models and tau up to 0.65, did no better (94 to 98), and are not defined where
+the agreement is perfect.
 """
 
 from __future__ import annotations

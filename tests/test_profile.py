@@ -267,11 +267,25 @@ def test_a_template_goes_out_and_comes_back(tmp_path: Path, monkeypatch: Any, ca
     back = ("profile", space, "--csv", template, "--out", tmp_path / "p.json", "--costs", tmp_path / "c.npz")
     assert run(*back, monkeypatch=monkeypatch) == 2
     assert f"1 of {len(LAYERS)} layers of small are missing" in capsys.readouterr().err
+    assert not (tmp_path / "p.json").exists()
     template.write_text("\n".join([lines[0], *(f"{line}7.5" for line in lines[1:])]) + "\n")
     assert run(*back, monkeypatch=monkeypatch) == 0
     layers = len(architecture_layers(Architecture.from_space(SPACE, ALL[0])))
     total = CostTable.load(tmp_path / "c.npz").total(ALL[0])["latency_us"]
     assert 0 <= total - 7.5 * layers < len(SPACE.blocks)
+
+
+def test_a_csv_file_does_not_replace_what_was_measured_here(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    space, template, out = tmp_path / "space.json", tmp_path / "phone.csv", tmp_path / "p.json"
+    space.write_text(json.dumps(SPACE.to_dict()))
+    Profile({"processor": "mine"}, {(LAYERS[0], PLAIN): Timing([1.0])}).save(out)
+    before = out.read_bytes()
+    assert run("profile", space, "--template", template, monkeypatch=monkeypatch) == 0
+    lines = template.read_text().splitlines()
+    template.write_text("\n".join([lines[0], *(f"{line}7.5" for line in lines[1:])]) + "\n")
+    assert run("profile", space, "--csv", template, "--out", out, monkeypatch=monkeypatch) == 2
+    assert "processor is 'mine' there and None here" in capsys.readouterr().err
+    assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize(
