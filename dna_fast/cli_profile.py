@@ -59,7 +59,7 @@ def profile(
     from dna_fast.profile_layers import Setting
     from dna_fast.profile_table import write_template
 
-    is_run, display = Path(what).is_dir(), open_display()
+    is_run, display = Path(what).is_dir(), open_display(quiet=as_json)
     space = open_run(Path(what)).space if is_run else _space(what)
     batches, dtypes = batch or [1], dtype or ["float32"]
     if template is not None:

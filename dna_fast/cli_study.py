@@ -59,7 +59,7 @@ def study(
     from dna_fast.study_published import published_models
     from dna_fast.study_report import print_study, write_study
 
-    display, directory = open_display(), Path("study") if out is None else out
+    display, directory = open_display(quiet=as_json), Path("study") if out is None else out
     if what == PUBLISHED:
         models = published_models()
     elif Path(what).is_dir():

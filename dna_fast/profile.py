@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -222,10 +223,14 @@ def _warmed_up(runner: Runner, watch: Stopwatch) -> int:
 def spread_networks(space: SearchSpace, count: int, rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
     """Random architectures from the cheapest to the dearest: one from each of `count` buckets of macs, uniform within.
 
-    Drawn uniformly from the whole space they would crowd around its middle, and say little of how latency grows.
+    Drawn uniformly from the whole space they would crowd around its middle, and say little of how latency grows. A small space
+    has buckets without architectures; there are fewer networks then.
     """
     if count < 1:
         return ()
-    table = cost_table(space)
-    sample = stratified_sample(table, "macs", cost_edges(table, "macs", count), 1, rng)
-    return tuple(choice for bucket in sample for choice in bucket)
+    table, found = cost_table(space), []
+    edges = cost_edges(table, "macs", count)
+    for i in range(count):
+        with suppress(ValueError):  # nothing costs so much
+            found += stratified_sample(table, "macs", edges[i : i + 2], 1, rng)[0]
+    return tuple(dict.fromkeys(found))

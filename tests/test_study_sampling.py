@@ -206,7 +206,7 @@ def test_a_run_is_studied_and_goes_on_where_it_stopped(
     monkeypatch.setattr(Run, "retrain", whole)
     capsys.readouterr()
     assert run(*command, monkeypatch=monkeypatch) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = json.loads(capsys.readouterr().out)
     assert json.loads((directory / "study" / "plan.json").read_text()) == plan
     assert (directory / "models" / "study_0" / "training.json").read_bytes() == before
     assert [model["name"] for model in found["models"]] == ["study_0", "study_1", "study_2"]
