@@ -26,8 +26,10 @@ from dna_fast.cli_options import (
     open_run,
     say_overrides,
 )
+from dna_fast.cli_profile import profile
 from dna_fast.cli_report import report
 from dna_fast.cli_search import cost, search
+from dna_fast.cli_study import study
 from dna_fast.resume import DamagedWarning, Resume, Which, check_resume
 
 # Options of every subcommand, which may stand behind it as well.
@@ -174,6 +176,8 @@ def retrain(
 
 app.command()(report)
 app.command()(export)
+app.command()(profile)
+app.command()(study)
 
 
 @app.command()

@@ -31,11 +31,11 @@ TensorBoard = Annotated[
 ]
 
 
-def open_display() -> Display:
-    """Where a command talks."""
-    from dna_fast.display import Display
+def open_display(*, quiet: bool = False) -> Display:
+    """Where a command talks; `quiet`, where standard output belongs to JSON, as if -q were given."""
+    from dna_fast.display import QUIET, Display
 
-    return Display(verbosity=VERBOSITY.get())
+    return Display(verbosity=QUIET if quiet else VERBOSITY.get())
 
 
 def say_overrides(display: Display, config: Path, overrides: Sequence[str] | None) -> None:

@@ -178,6 +178,22 @@ def largest_choice(table: CostTable, name: str) -> tuple[int, ...]:
     return tuple(choice)
 
 
+def cheapest_cost(table: CostTable, name: str) -> int:
+    """What the cheapest architecture costs.
+
+    Args:
+        name: a cost that adds up over blocks.
+
+    Raises:
+        ValueError: an unknown cost or one that is a maximum.
+    """
+    arrays, next_rows = _additive("cheapest_cost", table, name), _next_rows(table.space)
+    least = np.zeros(1, dtype=np.int64)  # [labels_in of the block behind]
+    for b in reversed(range(len(arrays))):
+        least = (arrays[b] + least[next_rows[b]]).min(axis=1)
+    return int(least[0])
+
+
 _MAX_BINS = 1 << 16
 # Bins of the accepted range per block. Rounding loses up to a bin per block, so all blocks lose up to 1/32 of the range:
 # few draws lie outside, unless the target is so far out that most of what is near the range is just below it.
@@ -189,9 +205,6 @@ def random_at_cost(
     table: CostTable, name: str, target: int, tolerance: float, rng: np.random.Generator
 ) -> tuple[int, ...]:
     """Draws an architecture uniformly from all whose cost lies within a tolerance of a target.
-
-    Costs are rounded down to bins, the completions of every partial architecture counted per bin, candidates drawn in
-    proportion to those counts, and draws whose exact cost lies outside rejected: what is left is uniform, however rare.
 
     Args:
         name: a cost that adds up over blocks.
@@ -207,20 +220,45 @@ def random_at_cost(
     if target < 0 or not 0 <= tolerance < math.inf:
         raise ValueError(f"random_at_cost: target and tolerance must be >= 0, got {target} and {tolerance}")
     lowest, highest = max(target - int(target * tolerance), 0), target + int(target * tolerance)
+    return range_sampler(table, name, lowest, highest)(rng)
+
+
+def range_sampler(
+    table: CostTable, name: str, lowest: int, highest: int
+) -> Callable[[np.random.Generator], tuple[int, ...]]:
+    """Prepares uniform draws of architectures that cost from `lowest` to `highest`, both included.
+
+    Costs are rounded down to bins, the completions of every partial architecture counted per bin, candidates drawn in
+    proportion to those counts, and draws whose exact cost lies outside rejected: what is left is uniform, however rare.
+
+    Args:
+        name: a cost that adds up over blocks.
+
+    Returns:
+        To be called with a generator: one candidate index per block. ValueError if there is no architecture in the range,
+        or so few that none was drawn.
+
+    Raises:
+        ValueError: an unknown cost or one that is a maximum.
+    """
     arrays = _additive("random_at_cost", table, name)
     width = max(1, (highest - lowest) // (_BINS_PER_BLOCK * len(arrays)), highest // _MAX_BINS)
     binned = [array // width for array in arrays]
     next_rows = _next_rows(table.space)
     completions = _completions(binned, next_rows, lowest // width - len(arrays), highest // width)
-    for _ in range(_MAX_DRAWS):
-        choice = _draw(binned, next_rows, completions, rng)
-        if choice is None:
-            break
-        if lowest <= table.total(choice)[name] <= highest:
-            return choice
-    raise ValueError(
-        f"random_at_cost: found no architecture with {name} from {lowest:,} to {highest:,}; move or widen it"
-    )
+
+    def draw(rng: np.random.Generator) -> tuple[int, ...]:
+        for _ in range(_MAX_DRAWS):
+            choice = _draw(binned, next_rows, completions, rng)
+            if choice is None:
+                break
+            if lowest <= table.total(choice)[name] <= highest:
+                return choice
+        raise ValueError(
+            f"random_at_cost: found no architecture with {name} from {lowest:,} to {highest:,}; move or widen it"
+        )
+
+    return draw
 
 
 def _next_rows(space: SearchSpace) -> list[NDArray[np.intp]]:

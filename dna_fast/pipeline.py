@@ -352,10 +352,13 @@ class Run:
         return best
 
     def costs(self) -> CostTable:
-        """The exact costs of every candidate; also written to `costs.npz`."""
+        """The exact costs of every candidate, and latencies where `profile.json` has them; also written to `costs.npz`."""
         from dna_fast.cost import cost_table
+        from dna_fast.profile_table import Profile, add_latencies
 
-        table = cost_table(self.space)
+        table, measured = cost_table(self.space), self.directory / "profile.json"
+        if measured.exists() and (profile := Profile.load(measured)).is_complete(self.space):
+            table = add_latencies(table, profile)
         table.save(self.directory / "costs.npz")
         return table
 

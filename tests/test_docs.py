@@ -24,7 +24,7 @@ from dna_fast import cli
 ROOT = Path(__file__).parent.parent
 GUIDES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("getting-started", "imagenet", "searching", "contributing", "export")),
+    *(f"docs/{name}.md" for name in ("getting-started", "imagenet", "searching", "contributing", "export", "studies")),
 )
 PAGES = sorted({*GUIDES, *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))})
 IMAGENET = "/path/to/imagenet"

@@ -99,10 +99,26 @@ TABLE: Mapping[str, Row] = {
     "retrain": row(
         "_files _loop architecture optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
     ),
-    "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
+    # Latencies of a device: tables and their sums need no torch, so that a search can read them anywhere.
+    "profile_layers": row("architecture space numpy"),
+    "profile_fit": row("numpy"),
+    "profile_table": row("_files architecture profile_fit profile_layers space tables numpy"),
+    "profile_models": row("architecture export profile_layers space teacher_fused torch"),
+    "profile": row(
+        "_loop about architecture cost profile_layers profile_models profile_table space study_sampling numpy torch"
+    ),
     "report": row("_files numpy", "matplotlib"),
     "about": row("__init__", "_C _solver ops.* nvidia numpy timm torch"),
-    "study": row("_files architecture search space tables numpy", "scipy"),
+    # Studies of rank agreement: numpy and scipy; a study of a run's own space trains through `pipeline`.
+    "study_statistics": row("numpy", "scipy"),
+    "study": row("study_statistics numpy"),
+    "study_scores": row("architecture space"),
+    "study_published": row("_files architecture cost space study study_scores numpy"),
+    "study_sampling": row("cost tables numpy"),
+    "study_plan": row(
+        "_files architecture cost study study_sampling study_scores tables numpy", "display pipeline retrain stages"
+    ),
+    "study_report": row("_files study study_statistics", "display matplotlib"),
     # Data: knows no other room.
     "data": row("", "data.*"),
     "data.dali": row("data.* numpy torch", "nvidia"),
@@ -127,7 +143,8 @@ TABLE: Mapping[str, Row] = {
     # A run: every stage on first use, one subcommand one stage.
     "images": row("_files config data.* numpy", "data.* timm"),
     "pipeline": row(
-        "__init__ _files config resume space numpy", f"{EVERY_STAGE} checkpoint images rating_store tensor_files torch"
+        "__init__ _files config resume space numpy",
+        f"{EVERY_STAGE} checkpoint images profile_table rating_store tensor_files torch",
     ),
     "query": row(
         "_files _names architecture config cost explanation restrictions search space tables", "display pipeline"
@@ -158,8 +175,10 @@ TABLE: Mapping[str, Row] = {
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
     "cli_report": row("cli_options typer", "report_page"),
     "cli_export": row("cli_options typer", "export_formats export_job export_source"),
+    "cli_profile": row("cli_options typer", "cost display numpy profile profile_layers profile_table space torch"),
+    "cli_study": row("cli_options typer", "config numpy study study_plan study_published study_report"),
     "cli": row(
-        "cli_config cli_export cli_failures cli_options cli_report cli_search resume typer",
+        "cli_config cli_export cli_failures cli_options cli_profile cli_report cli_search cli_study resume typer",
         f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }

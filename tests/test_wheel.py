@@ -77,6 +77,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_holds_what_it_needs_and_no_more(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"dna_fast/configs/digits.yaml", "dna_fast/configs/imagenet_b7.yaml", "dna_fast/py.typed"} <= set(names)
+    assert "dna_fast/study_published.json" in names
     assert {Path(name).name.split(".")[0] for name in names if name.endswith(".so")} == {"_C", "_solver"}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"dna_fast"}
     assert not [name for name in names if name.endswith((".cpp", ".cu", ".h", "_test.py"))]
