@@ -91,6 +91,7 @@ TABLE: Mapping[str, Row] = {
     "study": row("_files architecture search space tables numpy", "scipy"),
     # Data: knows no other room.
     "data": row("", "data.*"),
+    "data.casualties": row("data.* numpy"),
     "data.dali": row("data.* numpy torch", "nvidia"),
     "data.digits": row("data.* numpy", "PIL sklearn"),
     "data.errors": row(),
@@ -101,10 +102,11 @@ TABLE: Mapping[str, Row] = {
     "data.loader": row("", "torch"),
     "data.order": row("data.* numpy"),
     "data.pixels": row("data.* numpy torch"),
-    "data.probe": row("data.* numpy", "PIL nvidia torch"),
+    "data.probe": row("data.*", "PIL"),
     "data.splits": row("data.* numpy"),
     "data.survey": row("data.* numpy"),
     "data.transforms": row(),
+    "data.waiting": row(),
     "data.windows": row("data.* numpy"),
     "data.workers": row("torch"),
     # Ops: each stands alone on the one library; the reference is for reading and tests.

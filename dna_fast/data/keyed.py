@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     NOISE = 6
     SPLIT = 7
     REMAINDER = 8
+    SUBSTITUTE = 9
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -210,7 +210,7 @@ def test_resizing_inside_dali_agrees_too(index: ImageIndex) -> None:
     """The graph of the GPU path, built on the CPU: same geometry, DALI's own resampling."""
     for transform in (EvalTransform(61), TrainTransform(48, flip=0.0, color_jitter=0.0, erase_prob=0.0)):
         source = loader(index, transform, training=False, batch_size=7)
-        job = source._job(np.arange(7), epoch=0)
+        job = source._job(0, np.arange(7), epoch=0)
         feed = dali_module._Feed(index, resizes=True)
         feed.jobs = iter([job])
         pipeline = dali_module._pipeline(feed, transform, on_gpu=False, batch_size=7, num_threads=2, device_id=None)
@@ -225,7 +225,7 @@ def test_training_windows_are_cut_where_they_were_drawn(index: ImageIndex) -> No
     transform = TrainTransform(40, flip=0.0, color_jitter=0.0, erase_prob=0.0, mean=ZERO, std=ONE)
     source = loader(index, transform, training=False, batch_size=21)
     (batch,) = source.epoch(5)
-    geometry = source._job(np.arange(21), epoch=5).geometry
+    geometry = source._job(0, np.arange(21), epoch=5).geometry
     for k in range(21):
         (top, left), (rows, columns) = geometry.anchor[k], geometry.shape[k]
         crop = Image.open(index.path(k)).crop((left, top, left + columns, top + rows))
@@ -318,23 +318,6 @@ def test_names_beyond_ascii(tmp_path: Path) -> None:
     (tmp_path / "größe Ω").mkdir()
     picture(40, 40, seed=0).save(tmp_path / "größe Ω" / "a b\N{SNOWMAN}.jpg")
     assert len(list(loader(ImageIndex.scan(tmp_path)).epoch(0))) == 1
-
-
-def test_image_that_only_dali_refuses_is_named(index: ImageIndex) -> None:
-    from dna_fast.data.probe import explain
-
-    def decode_one(position: int) -> None:
-        if position == 5:
-            raise RuntimeError(
-                "Critical error in pipeline:\nError in CPU operator\nRuntimeError: unsupported colour space"
-            )
-
-    error = explain(RuntimeError("whole batch"), index, [3, 5, 6], decode_one)
-    assert isinstance(error, DataError)
-    assert "DALI cannot decode" in str(error)
-    assert "ape/5.jpg" in str(error)
-    assert "unsupported colour space" in str(error)
-    assert "each decodes alone" in str(explain(RuntimeError("whole batch"), index, [3, 6], decode_one))
 
 
 @pytest.mark.parametrize(
