@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from dna_fast.cli_data import data
 from dna_fast.cli_options import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
@@ -113,6 +114,7 @@ def rate(
 
 app.command()(cost)
 app.command()(search)
+app.add_typer(data, name="data")
 
 
 @app.command()

@@ -56,20 +56,52 @@ class DataConfig(Section):
     """Where images come from."""
 
     section: ClassVar[str] = "data"
-    kind: Literal["digits", "folder"] = key("digits: the embedded data set; folder: a directory of images per class.")
+    kind: Literal["digits", "folder", "list"] = key(
+        "digits: the embedded data set; folder: a directory of images per class; list: text files that name images."
+    )
     root: str | None = key(
-        "folder: the directory that holds train/ and eval_dir; digits: where images are written, null: below the run.",
+        "folder: the directory that holds train/ and eval_dir; digits: where images are written, null: below the run; "
+        "list: what paths in the lists are relative to, null: each list's directory.",
         None,
         in_identity=False,
         is_path=True,
     )
     eval_dir: str = key("folder: the directory in root that holds the evaluation images.", "val", in_identity=False)
-    threads: int = key("Threads that decode images.", 2, unit="threads", rule=POSITIVE, in_identity=False)
+    train_list: str | None = key(
+        "list: a text file with a path and a label per line.", None, in_identity=False, is_path=True
+    )
+    eval_list: str | None = key("list: the same of the evaluation images.", None, in_identity=False, is_path=True)
+    on_bad: Literal["error", "skip"] = key(
+        "An image that cannot be read: stop and name it, or go on without it, counted and logged.",
+        "error",
+        in_identity=False,
+    )
+    index_dir: str | None = key(
+        "Where is kept what image files were seen to be (dna-fast data check writes it, too); null: below the run.",
+        None,
+        in_identity=False,
+        is_path=True,
+    )
+    threads: int | None = key(
+        "Threads that decode images; null: as many as a short measurement finds best.",
+        None,
+        unit="threads",
+        rule=POSITIVE,
+        in_identity=False,
+    )
+    prefetch: int | None = key(
+        "Batches that are decoded ahead; null: measured, too.", None, unit="batches", rule=POSITIVE, in_identity=False
+    )
     device: Literal["cpu", "cuda"] = key("Where images are decoded; the decoders differ in the last bit.", "cpu")
 
     def check(self) -> None:
         if self.kind == "folder" and self.root is None:
             raise ConfigError("data.root", f"kind: folder needs a directory with train/ and {self.eval_dir}/, got null")
+        for name in ("train_list", "eval_list"):
+            if self.kind == "list" and getattr(self, name) is None:
+                raise ConfigError(
+                    f"data.{name}", "kind: list needs a text file with a path and a label per line, got null"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

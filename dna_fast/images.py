@@ -21,6 +21,8 @@ from dna_fast.data import (
     digits_transforms,
     write_digits,
 )
+from dna_fast.data.survey import store_path
+from dna_fast.data.tuning import LEAST_IMAGES, Settings, tune
 
 if TYPE_CHECKING:
     from dna_fast.data.transforms import Transform
@@ -68,8 +70,22 @@ class RunImages:
         if config.kind == "digits":
             root = write_digits(config.root or self.directory / "digits", size=self.frame.resolution)
             return ImageIndex.scan(root / "train"), ImageIndex.scan(root / "test")
+        if config.kind == "list":
+            return self._listed(config.train_list), self._listed(config.eval_list)
         assert config.root is not None  # the configuration was validated
-        return ImageIndex.scan(Path(config.root) / "train"), ImageIndex.scan(Path(config.root) / config.eval_dir)
+        return self._folder(Path(config.root) / "train"), self._folder(Path(config.root) / config.eval_dir)
+
+    def _folder(self, folder: Path) -> ImageIndex:
+        return ImageIndex.scan(folder, on_bad=self.config.data.on_bad, store=self._store(folder))
+
+    def _listed(self, path: str | None) -> ImageIndex:
+        assert path is not None  # the configuration was validated
+        config = self.config.data
+        return ImageIndex.from_list(path, root=config.root, on_bad=config.on_bad, store=self._store(Path(path)))
+
+    def _store(self, source: Path) -> Path:
+        """Where is kept what the image files of a folder or list were seen to be: a start must not open millions of them."""
+        return store_path(self.config.data.index_dir or self.directory / "images", source)
 
     def _store_splits(self) -> None:
         """Keeps the split; refuses images, or held-out ones, that differ from those the run began with."""
@@ -103,7 +119,9 @@ class RunImages:
 
         teacher = self.config.teacher
         known = timm.models.get_pretrained_cfg(teacher.model) if teacher.arch is None else None
-        found: Mapping[str, Any] = resolve_data_config({}, pretrained_cfg={} if known is None else known.to_dict())
+        cfg = {} if known is None else known.to_dict()
+        # Colours are said aloud because timm refuses to resolve nothing at all, which is what an own network has.
+        found: Mapping[str, Any] = resolve_data_config({"in_chans": 3}, pretrained_cfg=cfg)
         return found
 
     def _transform(self, *, training: bool) -> Transform:
@@ -115,6 +133,24 @@ class RunImages:
 
     def loader(self, index: ImageIndex, batch_size: int, *, training: bool) -> DaliLoader:
         """A DALI loader over an index with this run's transforms."""
+        settings = self.settings
+        return self._loader(index, batch_size, settings.threads, settings.prefetch, training=training)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Threads and prefetching: configured, measured on the training images, or the defaults where these are few."""
+        config, train = self.config.data, self.train
+        if len(train) < LEAST_IMAGES or None not in (config.threads, config.prefetch):
+            default = Settings()
+            return Settings(config.threads or default.threads, config.prefetch or default.prefetch)
+        batch_size = min(64, self.config.train.batch_size)  # of a large one a second would measure the start
+        return tune(
+            lambda threads, prefetch: self._loader(train, batch_size, threads, prefetch, training=True),
+            threads=config.threads,
+            prefetch=config.prefetch,
+        )
+
+    def _loader(self, index: ImageIndex, batch_size: int, threads: int, prefetch: int, *, training: bool) -> DaliLoader:
         return DaliLoader(
             index,
             self._transform(training=training),
@@ -122,7 +158,9 @@ class RunImages:
             seed=self.config.seed,
             training=training,
             device=self.config.data.device,
-            threads=self.config.data.threads,
+            threads=threads,
+            prefetch=prefetch,
+            on_bad=self.config.data.on_bad,
         )
 
 

@@ -103,9 +103,11 @@ TABLE: Mapping[str, Row] = {
     "data.order": row("data.* numpy"),
     "data.pixels": row("data.* numpy torch"),
     "data.probe": row("data.*", "PIL"),
+    "data.report": row("data.* numpy"),
     "data.splits": row("data.* numpy"),
     "data.survey": row("data.* numpy"),
     "data.transforms": row(),
+    "data.tuning": row("", "data.*"),
     "data.waiting": row(),
     "data.windows": row("data.* numpy"),
     "data.workers": row("torch"),
@@ -130,8 +132,11 @@ TABLE: Mapping[str, Row] = {
     ),
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "display pipeline"),
+    "cli_data": row("cli_options typer", "data.* display torch"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
-    "cli": row("cli_options cli_search typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"),
+    "cli": row(
+        "cli_data cli_options cli_search typer", f"{EVERY_STAGE} about demo display fronts pipeline query stages"
+    ),
 }
 
 # Where torch must not come from, by whatever way.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import warnings
@@ -67,6 +68,13 @@ def survey(
     if store is not None and (fresh or len(known) != len(paths)):
         _save(Path(store), listing, headers)
     return headers
+
+
+def store_path(directory: str | os.PathLike[str], source: str | os.PathLike[str]) -> Path:
+    """The `store` in a directory for a folder or list of images: its name, and a digest of its absolute path."""
+    path = os.path.abspath(source)
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return Path(directory) / f"{os.path.basename(path) or 'images'}-{digest}.npz"
 
 
 @contextmanager
