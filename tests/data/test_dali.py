@@ -107,8 +107,8 @@ def test_training_ranks_make_up_the_batch_of_one(index: ImageIndex, world_size: 
         torch.testing.assert_close(one.images, torch.cat([part.images for part in parts]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("count", [1, 7, 9])
+@pytest.mark.parametrize("world_size", range(1, 6))
+@pytest.mark.parametrize("count", [1, 9, 21])
 def test_evaluation_ranks_see_every_image_once(index: ImageIndex, count: int, world_size: int) -> None:
     part = index.subset(range(count))
     seen = [
@@ -117,6 +117,15 @@ def test_evaluation_ranks_see_every_image_once(index: ImageIndex, count: int, wo
         for batch in loader(part, batch_size=4, rank=rank, world_size=world_size).epoch(0)
     ]
     assert torch.cat(seen).tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_every_rank_resumes_inside_its_epoch(index: ImageIndex, world_size: int) -> None:
+    for rank in range(world_size):
+        options = {"batch_size": 2, "rank": rank, "world_size": world_size}
+        whole = list(loader(index, TRAIN, **options).epoch(2))
+        for start in range(len(whole)):
+            assert_same(whole[start:], loader(index, TRAIN, **options).epoch(2, start))
 
 
 def test_kept_batches_stay_untouched(index: ImageIndex) -> None:
