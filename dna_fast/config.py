@@ -17,6 +17,7 @@ from dna_fast.config_schema import (
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
+    TENTHS,
     ConfigError,
     Section,
     check_bounds,
@@ -282,6 +283,26 @@ class RetrainConfig(Section):
     drop_path_rate: float = key("Stochastic depth of the last layer.", 0.2, unit="probability", rule=BELOW_ONE)
     distill_weight: float = key("Share of the loss against the teacher's logits.", 0.0, unit="fraction", rule=FRACTION)
     distill_temperature: float = key("Softens both logits.", 1.0, unit="logits", rule=POSITIVE)
+    color_jitter: float | None = key(
+        "Brightness, contrast and saturation change by up to this share; null: 0.4, of digits 0.2.",
+        None,
+        unit="fraction",
+        rule=NOT_NEGATIVE,
+    )
+    erase_prob: float | None = key(
+        "Images of which a rectangle becomes noise; null: 0.5, of digits 0.", None, unit="probability", rule=FRACTION
+    )
+    rand_augment: int = key(
+        "RandAugment's operators per image, of which half are applied; 0: none.",
+        0,
+        unit="operators",
+        rule=NOT_NEGATIVE,
+    )
+    rand_magnitude: float = key("Their mean strength.", 9.0, unit="tenths", rule=TENTHS)
+    mixup: float = key("Parameter of mixup's Beta distribution; 0: none.", 0.0, unit="shape", rule=NOT_NEGATIVE)
+    cutmix: float = key(
+        "The same of CutMix; with both, each batch takes one of them.", 0.0, unit="shape", rule=NOT_NEGATIVE
+    )
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
     random_baselines: int = key(
         "Random architectures of the winner's macs (within 1 %), retrained alike.",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,10 +133,17 @@ class RunImages:
         shared = {name: found[name] for name in ("mean", "std", "interpolation")}
         return TrainTransform(size, **shared) if training else EvalTransform(size, crop_pct=found["crop_pct"], **shared)
 
-    def loader(self, index: ImageIndex, batch_size: int, *, training: bool) -> DaliLoader:
-        """A DALI loader over an index with this run's transforms."""
-        settings = self.settings
-        return self._loader(index, batch_size, settings.threads, settings.prefetch, training=training)
+    def loader(
+        self,
+        index: ImageIndex,
+        batch_size: int,
+        *,
+        training: bool,
+        augmentation: Mapping[str, Any] = MappingProxyType({}),
+    ) -> DaliLoader:
+        """A DALI loader over an index with this run's transforms; `augmentation` replaces fields of the training one."""
+        transform = replace(self._transform(training=training), **augmentation)
+        return self._loader(index, transform, batch_size, self.settings)
 
     @cached_property
     def settings(self) -> Settings:
@@ -143,23 +152,24 @@ class RunImages:
         if len(train) < LEAST_IMAGES or None not in (config.threads, config.prefetch):
             default = Settings()
             return Settings(config.threads or default.threads, config.prefetch or default.prefetch)
+        transform = self._transform(training=True)
         batch_size = min(64, self.config.train.batch_size)  # of a large one a second would measure the start
         return tune(
-            lambda threads, prefetch: self._loader(train, batch_size, threads, prefetch, training=True),
+            lambda threads, prefetch: self._loader(train, transform, batch_size, Settings(threads, prefetch)),
             threads=config.threads,
             prefetch=config.prefetch,
         )
 
-    def _loader(self, index: ImageIndex, batch_size: int, threads: int, prefetch: int, *, training: bool) -> DaliLoader:
+    def _loader(self, index: ImageIndex, transform: Transform, batch_size: int, settings: Settings) -> DaliLoader:
         return DaliLoader(
             index,
-            self._transform(training=training),
+            transform,
             batch_size=batch_size,
             seed=self.config.seed,
-            training=training,
+            training=isinstance(transform, TrainTransform),
             device=self.config.data.device,
-            threads=threads,
-            prefetch=prefetch,
+            threads=settings.threads,
+            prefetch=settings.prefetch,
             on_bad=self.config.data.on_bad,
         )
 

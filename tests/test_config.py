@@ -364,6 +364,8 @@ def test_identity_follows_what_determines_the_weights(override: str, small: Path
         "search.top=1",
         "retrain.epochs=7",
         "retrain.amp_dtype=bfloat16",
+        "retrain.rand_augment=2",
+        "retrain.mixup=0.2",
     ],
 )
 def test_identity_ignores_what_does_not(override: str, small: Path) -> None:

@@ -1,6 +1,7 @@
 """The images of a run: folders and lists, what is left out, and that a later start opens no file again."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dna_fast.data import DataError
 from dna_fast.data import survey as survey_module
 from dna_fast.data.tuning import Settings
 from dna_fast.images import RunImages
+from dna_fast.recipe import Recipe
 
 
 @pytest.fixture
@@ -118,3 +120,13 @@ def test_settings_of_a_large_set_are_measured_once(
     both = RunImages(tmp_path / "run", config(kind="folder", root=str(folder), prefetch=3, threads=2))
     assert both.settings == Settings(2, 3)
     assert len(calls) == 1
+
+
+def test_a_recipe_changes_how_training_images_are_augmented(folder: Path, tmp_path: Path) -> None:
+    images = RunImages(tmp_path / "run", config(kind="folder", root=str(folder)))
+    own = images.loader(images.train, 8, training=True).transform
+    recipe = Recipe(epochs=1, batch_size=8, lr=1.0, rand_augment=2, rand_magnitude=7.0, erase_prob=0.25)
+    loader = images.loader(images.train, 8, training=True, augmentation=recipe.augmentation())
+    assert loader.transform == replace(own, rand_augment=2, rand_magnitude=7.0, erase_prob=0.25)
+    plain = Recipe(epochs=1, batch_size=8, lr=1.0)
+    assert images.loader(images.train, 8, training=True, augmentation=plain.augmentation()).transform == own

@@ -81,9 +81,10 @@ TABLE: Mapping[str, Row] = {
     ),
     # After the search.
     "export": row("_files architecture ops.* space supernet teacher numpy safetensors timm torch"),
+    "mixing": row("numpy torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
-        "_files _loop architecture optimizer_state ops.* recipe supernet teacher numpy safetensors timm torch"
+        "_files _loop architecture mixing optimizer_state ops.* recipe supernet teacher numpy safetensors timm torch"
     ),
     "profile": row("architecture ops.* supernet tables teacher space numpy torch"),
     "report": row("_files architecture search space tables numpy", "matplotlib"),
@@ -103,6 +104,7 @@ TABLE: Mapping[str, Row] = {
     "data.order": row("data.* numpy"),
     "data.pixels": row("data.* numpy torch"),
     "data.probe": row("data.*", "PIL"),
+    "data.randaugment": row("numpy torch"),
     "data.report": row("data.* numpy"),
     "data.splits": row("data.* numpy"),
     "data.survey": row("data.* numpy"),

@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     SPLIT = 7
     REMAINDER = 8
     SUBSTITUTE = 9
+    POLICY = 10
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
