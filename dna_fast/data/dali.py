@@ -14,7 +14,7 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,9 @@ LOG = logging.getLogger(__name__)
 # Images that one worker finishes at once: enough to amortise an operator's call, few enough to stay in its cache. Fixed,
 # because a library may round differently for another number of images, and batches must not depend on `threads`.
 _CHUNK = 8
+
+# Batches that are resized and augmented while the model works on an earlier one; DALI decodes `prefetch` more behind them.
+_FINISHED_AHEAD = 1
 
 
 @dataclass(frozen=True)
@@ -172,12 +175,14 @@ class DaliLoader:
 
     def _iterate(self, epoch: int, start_batch: int) -> Iterator[Batch]:
         stream, repeated = self._start(epoch, start_batch), -1
+        begun: deque[Callable[[], Batch]] = deque()  # batches that are being finished while the model is busy
         while True:
             try:
                 outputs = self._run(stream)
             except DataError:
                 raise  # from the feed: there is nothing left to read
             except RuntimeError as error:
+                yield from _ended(begun)  # all that came before the failure
                 if not stream.feed.pending:
                     raise  # not about any image
                 # A pipeline does not survive an error. All before this batch was delivered, so another one goes on from it.
@@ -187,7 +192,10 @@ class DaliLoader:
                 continue
             if outputs is None:
                 break
-            yield self._batch(stream.feed.pending.popleft(), outputs)
+            begun.append(self._begin(stream.feed.pending.popleft(), outputs))
+            if len(begun) > _FINISHED_AHEAD:
+                yield begun.popleft()()
+        yield from _ended(begun)
         # A stream goes back only after a whole epoch. Left early or failed, it still holds decoded batches of this
         # epoch: dropping it costs the 10 ms of building another.
         stream.pipeline.reset()
@@ -241,16 +249,17 @@ class DaliLoader:
         windows = random_windows(widths, heights, numbers, transform.scale, transform.ratio, transform.size)
         return _Job(number, indices, windows, draw(transform, seed, epoch, indices))
 
-    def _batch(self, job: _Job, outputs: Any) -> Batch:
+    def _begin(self, job: _Job, outputs: Any) -> Callable[[], Batch]:
+        """Sets about finishing a batch; what is returned waits for it."""
+        indices = torch.from_numpy(job.indices.copy()).to(self.device)
+        labels = torch.from_numpy(self.index.labels[job.indices]).to(self.device)
         if self._workers is None:
             images = finish(torch.from_dlpack(outputs.as_tensor()), self.transform, job.draws)
-        else:
-            images = self._finish_on_cpu(job, outputs)
-        indices = torch.from_numpy(job.indices.copy())
-        labels = torch.from_numpy(self.index.labels[job.indices])
-        return Batch(images, labels.to(self.device), indices.to(self.device))
+            return lambda: Batch(images, labels, indices)
+        wait = self._begin_on_cpu(job, outputs)
+        return lambda: Batch(wait(), labels, indices)
 
-    def _finish_on_cpu(self, job: _Job, outputs: Any) -> Tensor:
+    def _begin_on_cpu(self, job: _Job, outputs: Any) -> Callable[[], Tensor]:
         size = self.transform.size
         images = torch.empty((len(outputs), size, size, 3)).permute(0, 3, 1, 2)
         windows = [torch.from_dlpack(outputs[k]) for k in range(len(outputs))]
@@ -261,9 +270,14 @@ class DaliLoader:
             images[chunk] = finish(pixels, self.transform, job.draws and job.draws.part(chunk))
 
         assert self._workers is not None
-        for _ in self._workers.map(finish_chunk, range(0, len(outputs), _CHUNK)):
-            pass  # waits, and raises what a worker raised
-        return images
+        chunks = self._workers.map(finish_chunk, range(0, len(outputs), _CHUNK))
+
+        def wait() -> Tensor:
+            for _ in chunks:
+                pass  # raises what a worker raised
+            return images
+
+        return wait
 
     def _build(self) -> _Stream:
         on_gpu = self.device.type == "cuda"
@@ -354,6 +368,12 @@ def _parse_device(device: str) -> torch.device:
     if number >= torch.cuda.device_count():
         raise ValueError(f"loader: device {device!r} does not exist; torch sees {torch.cuda.device_count()} GPU(s)")
     return torch.device("cuda", number)
+
+
+def _ended(begun: deque[Callable[[], Batch]]) -> Iterator[Batch]:
+    """The batches that were begun, in their order."""
+    while begun:
+        yield begun.popleft()()
 
 
 def _advice(device: torch.device, threads: int) -> str:

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("nvidia.dali", reason="needs DALI")
 
 from dna_fast.data import Batch, DaliLoader, DataError, EvalTransform, ImageIndex, TrainTransform  # noqa: E402
+from dna_fast.data import dali as dali_module  # noqa: E402
 from dna_fast.data.probe import find_faults  # noqa: E402
 
 TRAIN, EVAL = TrainTransform(32), EvalTransform(32)
@@ -158,6 +159,40 @@ def test_images_added_or_replaced_during_the_run_do_not_change_its_order(photos:
     shutil.copy(index.path(0), tmp_path / "photos" / "ape" / "00.jpg")
     assert_same([first, *batches], expected)
     assert_same(list(changing.epoch(0)), expected)
+
+
+@pytest.mark.parametrize("position", [0, 9, 20])
+def test_all_before_a_damaged_image_is_delivered(photos: Path, tmp_path: Path, position: int) -> None:
+    index = ImageIndex.scan(shutil.copytree(photos, tmp_path / "photos"))
+    Path(index.path(position)).write_bytes(b"")
+    seen = []
+    with pytest.raises(DataError, match="cannot decode"):
+        seen.extend(loader(index, batch_size=1, on_bad="error").epoch(0))
+    assert indices(seen) == [[k] for k in range(position)]
+
+
+def test_what_fails_in_a_worker_reaches_the_caller(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(dali_module, "finish", failing)
+    with pytest.raises(MemoryError, match="no room"):
+        list(loader(ImageIndex.scan(photos), TRAIN).epoch(0))
+
+
+def children() -> set[str]:
+    """Process ids of all that this process has started."""
+    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+@pytest.mark.skipif(
+    not list(Path("/proc/self/task").glob("*/children")), reason="needs /proc/<pid>/task/<tid>/children"
+)
+def test_a_loader_starts_no_process_that_could_be_killed(photos: Path) -> None:
+    before = children()
+    batches = loader(ImageIndex.scan(photos), TRAIN).epoch(0)
+    next(batches)
+    assert children() <= before
 
 
 def test_unknown_policy(photos: Path) -> None:
