@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ LOG = logging.getLogger(__name__)
 OnProgress = Callable[[int, int], None]  # files looked at, files in all
 
 _THREADS = 16  # opening a file waits for the disk or the network, not for a core
+_CHUNK = 16  # files that a thread looks at in one go: handing over one costs more than asking for its size
 _AT_ONCE = 4096  # files handed to the threads at once: a set of millions must not queue up as millions of futures
 _FORMAT, _VERSION = "dna_fast image survey", 1
 _NUMBERS = ("file_bytes", "modified_ns", "width", "height", "decoded")
@@ -49,20 +51,25 @@ def survey(
     paths, headers = listing.paths(), [known.get(name, Header()) for name in listing.files]
     fresh = 0
 
-    def look(k: int) -> Header:
+    def look(chunk: range) -> list[Header]:
         nonlocal fresh
-        with contextlib.suppress(OSError):  # read_header tells what is wrong
-            if headers[k].matches(os.stat(paths[k])) and (headers[k].decoded or headers[k].fault or not decode):
-                return headers[k]
-        fresh += 1
-        return read_header(paths[k], decode=decode)
+        seen = []
+        for k in chunk:
+            with contextlib.suppress(OSError):  # read_header tells what is wrong
+                if headers[k].matches(os.stat(paths[k])) and (headers[k].decoded or headers[k].fault or not decode):
+                    seen.append(headers[k])
+                    continue
+            fresh += 1
+            seen.append(read_header(paths[k], decode=decode))
+        return seen
 
     # A large image is worth no warning: read_header refuses what is too large.
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool, _cancelled_on_error(pool):
         warnings.simplefilter("ignore")
         for start in range(0, len(paths), _AT_ONCE):
             part = range(start, min(start + _AT_ONCE, len(paths)))
-            headers[part.start : part.stop] = pool.map(look, part)
+            chunks = [part[k : k + _CHUNK] for k in range(0, len(part), _CHUNK)]
+            headers[part.start : part.stop] = chain.from_iterable(pool.map(look, chunks))
             if on_progress is not None:
                 on_progress(part.stop, len(paths))
     if store is not None and (fresh or len(known) != len(paths)):
