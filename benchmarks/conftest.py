@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--resume", action="store_true", help="keep races that an interrupted session of the same sources has run"
     )
+    group.addoption("--photos", metavar="FOLDER", help="a folder of class folders of photographs, for bench_loader.py")
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

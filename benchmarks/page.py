@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.layout import Section, table
 from benchmarks.results import Result, latest
-from benchmarks.sections import feature_mse, mbconv, rate, search, teacher
+from benchmarks.sections import feature_mse, loader, mbconv, rate, search, teacher
 from benchmarks.targets import TARGETS
 from benchmarks.worker import ROOT
 
@@ -24,6 +24,7 @@ SECTIONS: dict[str, Callable[[Result], Section]] = {
     "feature_mse": feature_mse.section,
     "rate": rate.section,
     "teacher": teacher.section,
+    "loader": loader.section,
 }
 
 INTRODUCTION = """\

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from dna_fast import cli_config, cli_failures
+from dna_fast.cli_data import data
 from dna_fast.cli_export import export
 from dna_fast.cli_options import (
     EXIT_INTERRUPTED,
@@ -141,6 +142,7 @@ def rate(
 app.command()(cost)
 app.command()(search)
 app.add_typer(cli_config.app, name="config")
+app.add_typer(data, name="data")
 
 
 @app.command()

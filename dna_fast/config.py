@@ -18,6 +18,7 @@ from dna_fast.config_schema import (
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
+    TENTHS,
     ConfigError,
     Section,
     check_bounds,
@@ -57,20 +58,52 @@ class DataConfig(Section):
     """Where images come from."""
 
     section: ClassVar[str] = "data"
-    kind: Literal["digits", "folder"] = key("digits: the embedded data set; folder: a directory of images per class.")
+    kind: Literal["digits", "folder", "list"] = key(
+        "digits: the embedded data set; folder: a directory of images per class; list: text files that name images."
+    )
     root: str | None = key(
-        "folder: the directory that holds train/ and eval_dir; digits: where images are written, null: below the run.",
+        "folder: the directory that holds train/ and eval_dir; digits: where images are written, null: below the run; "
+        "list: what paths in the lists are relative to, null: each list's directory.",
         None,
         in_identity=False,
         is_path=True,
     )
     eval_dir: str = key("folder: the directory in root that holds the evaluation images.", "val", in_identity=False)
-    threads: int = key("Threads that decode images.", 2, unit="threads", rule=POSITIVE, in_identity=False)
+    train_list: str | None = key(
+        "list: a text file with a path and a label per line.", None, in_identity=False, is_path=True
+    )
+    eval_list: str | None = key("list: the same of the evaluation images.", None, in_identity=False, is_path=True)
+    on_bad: Literal["error", "skip"] = key(
+        "An image that cannot be read: stop and name it, or go on without it, counted and logged.",
+        "error",
+        in_identity=False,
+    )
+    index_dir: str | None = key(
+        "Where is kept what image files were seen to be (dna-fast data check writes it, too); null: below the run.",
+        None,
+        in_identity=False,
+        is_path=True,
+    )
+    threads: int | None = key(
+        "Threads that decode images; null: as many as a short measurement finds best.",
+        None,
+        unit="threads",
+        rule=POSITIVE,
+        in_identity=False,
+    )
+    prefetch: int | None = key(
+        "Batches that are decoded ahead; null: measured, too.", None, unit="batches", rule=POSITIVE, in_identity=False
+    )
     device: Literal["cpu", "cuda"] = key("Where images are decoded; the decoders differ in the last bit.", "cpu")
 
     def check(self) -> None:
         if self.kind == "folder" and self.root is None:
             raise ConfigError("data.root", f"kind: folder needs a directory with train/ and {self.eval_dir}/, got null")
+        for name in ("train_list", "eval_list"):
+            if self.kind == "list" and getattr(self, name) is None:
+                raise ConfigError(
+                    f"data.{name}", "kind: list needs a text file with a path and a label per line, got null"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +291,26 @@ class RetrainConfig(Section):
     drop_path_rate: float = key("Stochastic depth of the last layer.", 0.2, unit="probability", rule=BELOW_ONE)
     distill_weight: float = key("Share of the loss against the teacher's logits.", 0.0, unit="fraction", rule=FRACTION)
     distill_temperature: float = key("Softens both logits.", 1.0, unit="logits", rule=POSITIVE)
+    color_jitter: float | None = key(
+        "Brightness, contrast and saturation change by up to this share; null: 0.4, of digits 0.2.",
+        None,
+        unit="fraction",
+        rule=NOT_NEGATIVE,
+    )
+    erase_prob: float | None = key(
+        "Images of which a rectangle becomes noise; null: 0.5, of digits 0.", None, unit="probability", rule=FRACTION
+    )
+    rand_augment: int = key(
+        "RandAugment's operators per image, of which half are applied; 0: none.",
+        0,
+        unit="operators",
+        rule=NOT_NEGATIVE,
+    )
+    rand_magnitude: float = key("Their mean strength.", 9.0, unit="tenths", rule=TENTHS)
+    mixup: float = key("Parameter of mixup's Beta distribution; 0: none.", 0.0, unit="shape", rule=NOT_NEGATIVE)
+    cutmix: float = key(
+        "The same of CutMix; with both, each batch takes one of them.", 0.0, unit="shape", rule=NOT_NEGATIVE
+    )
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
     random_baselines: int = key(
         "Random architectures of the winner's macs (within 1 %), retrained alike.",

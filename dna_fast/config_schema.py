@@ -41,6 +41,7 @@ POSITIVE = Rule("> 0", lambda v: v > 0)
 NOT_NEGATIVE = Rule(">= 0", lambda v: v >= 0)
 FRACTION = Rule("between 0 and 1", lambda v: 0 <= v <= 1)
 BELOW_ONE = Rule(">= 0 and < 1", lambda v: 0 <= v < 1)
+TENTHS = Rule("between 0 and 10", lambda v: 0 <= v <= 10)
 DECAY = Rule("> 0 and <= 1", lambda v: 0 < v <= 1)
 
 

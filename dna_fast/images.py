@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from dna_fast.data import (
     digits_transforms,
     write_digits,
 )
+from dna_fast.data.survey import store_path
+from dna_fast.data.tuning import LEAST_IMAGES, Settings, tune
 
 if TYPE_CHECKING:
     from dna_fast.data.transforms import Transform
@@ -73,8 +77,22 @@ class RunImages:
         if config.kind == "digits":
             root = write_digits(config.root or self.directory / "digits", size=self.frame.resolution)
             return ImageIndex.scan(root / "train"), ImageIndex.scan(root / "test")
+        if config.kind == "list":
+            return self._listed(config.train_list), self._listed(config.eval_list)
         assert config.root is not None  # the configuration was validated
-        return ImageIndex.scan(Path(config.root) / "train"), ImageIndex.scan(Path(config.root) / config.eval_dir)
+        return self._folder(Path(config.root) / "train"), self._folder(Path(config.root) / config.eval_dir)
+
+    def _folder(self, folder: Path) -> ImageIndex:
+        return ImageIndex.scan(folder, on_bad=self.config.data.on_bad, store=self._store(folder))
+
+    def _listed(self, path: str | None) -> ImageIndex:
+        assert path is not None  # the configuration was validated
+        config = self.config.data
+        return ImageIndex.from_list(path, root=config.root, on_bad=config.on_bad, store=self._store(Path(path)))
+
+    def _store(self, source: Path) -> Path:
+        """Where is kept what the image files of a folder or list were seen to be: a start must not open millions of them."""
+        return store_path(self.config.data.index_dir or self.directory / "images", source)
 
     def _store_splits(self) -> None:
         """Keeps the split; refuses images, or held-out ones, that differ from those the run began with."""
@@ -108,9 +126,9 @@ class RunImages:
 
         teacher = self.config.teacher
         known = timm.models.get_pretrained_cfg(teacher.model) if teacher.arch is None else None
-        # timm's defaults come only to those who ask for something: here, for no crop_pct in particular.
-        asked = {"crop_pct": None}
-        found: Mapping[str, Any] = resolve_data_config(asked, pretrained_cfg={} if known is None else known.to_dict())
+        cfg = {} if known is None else known.to_dict()
+        # Colours are said aloud because timm refuses to resolve nothing at all, which is what an own network has.
+        found: Mapping[str, Any] = resolve_data_config({"in_chans": 3}, pretrained_cfg=cfg)
         return found
 
     def _transform(self, *, training: bool) -> Transform:
@@ -120,16 +138,44 @@ class RunImages:
         shared = {name: found[name] for name in ("mean", "std", "interpolation")}
         return TrainTransform(size, **shared) if training else EvalTransform(size, crop_pct=found["crop_pct"], **shared)
 
-    def loader(self, index: ImageIndex, batch_size: int, *, training: bool) -> DaliLoader:
-        """A DALI loader over an index with this run's transforms."""
+    def loader(
+        self,
+        index: ImageIndex,
+        batch_size: int,
+        *,
+        training: bool,
+        augmentation: Mapping[str, Any] = MappingProxyType({}),
+    ) -> DaliLoader:
+        """A DALI loader over an index with this run's transforms; `augmentation` replaces fields of the training one."""
+        transform = replace(self._transform(training=training), **augmentation)
+        return self._loader(index, transform, batch_size, self.settings)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Threads and prefetching: configured, measured on the training images, or the defaults where these are few."""
+        config, train = self.config.data, self.train
+        if len(train) < LEAST_IMAGES or None not in (config.threads, config.prefetch):
+            default = Settings()
+            return Settings(config.threads or default.threads, config.prefetch or default.prefetch)
+        transform = self._transform(training=True)
+        batch_size = min(64, self.config.train.batch_size)  # of a large one a second would measure the start
+        return tune(
+            lambda threads, prefetch: self._loader(train, transform, batch_size, Settings(threads, prefetch)),
+            threads=config.threads,
+            prefetch=config.prefetch,
+        )
+
+    def _loader(self, index: ImageIndex, transform: Transform, batch_size: int, settings: Settings) -> DaliLoader:
         return DaliLoader(
             index,
-            self._transform(training=training),
+            transform,
             batch_size=batch_size,
             seed=self.config.seed,
-            training=training,
+            training=isinstance(transform, TrainTransform),
             device=self.config.data.device,
-            threads=self.config.data.threads,
+            threads=settings.threads,
+            prefetch=settings.prefetch,
+            on_bad=self.config.data.on_bad,
         )
 
 

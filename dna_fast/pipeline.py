@@ -241,7 +241,7 @@ class Run:
 
         return fit(
             model,
-            self.images.loader(self.images.train, recipe.batch_size, training=True),
+            self.images.loader(self.images.train, recipe.batch_size, training=True, augmentation=recipe.augmentation()),
             self.images.loader(self.images.evaluation, recipe.batch_size, training=False),
             recipe,
             seed=self.config.seed,

@@ -41,6 +41,12 @@ class Recipe:
     distill_weight: float = 0.0  # share of the teacher in the loss
     distill_temperature: float = 1.0
     grad_clip: float = 0.0  # largest norm of the gradient; 0: unlimited
+    color_jitter: float | None = None  # these four replace the images' own augmentation; None: that
+    erase_prob: float | None = None
+    rand_augment: int = 0  # operators per image, half of them applied
+    rand_magnitude: float = 9.0  # in 0..10
+    mixup: float = 0.0  # parameter of the Beta distribution of shares; 0: never
+    cutmix: float = 0.0
     amp_dtype: str | None = None  # of the forward pass; weights and losses stay float32
     eval_epochs: int = 1  # evaluate after every so many epochs, and after the last
 
@@ -50,8 +56,12 @@ class Recipe:
             _require(name, count, isinstance(count, int) and count > 0, "a positive integer")
         for name in ("lr", "decay_epochs", "decay_rate", "distill_temperature"):
             _require(name, getattr(self, name), getattr(self, name) > 0, "> 0")
-        for name in ("weight_decay", "momentum", "warmup_epochs", "grad_clip"):
+        for name in ("weight_decay", "momentum", "warmup_epochs", "grad_clip", "rand_augment", "mixup", "cutmix"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, ">= 0")
+        _require("rand_magnitude", self.rand_magnitude, 0 <= self.rand_magnitude <= 10, "in [0, 10]")
+        jitter, erased = self.color_jitter, self.erase_prob
+        _require("color_jitter", jitter, jitter is None or jitter >= 0, ">= 0 or None")
+        _require("erase_prob", erased, erased is None or 0 <= erased <= 1, "in [0, 1] or None")
         for name in ("ema_decay", "label_smoothing", "drop_rate", "drop_path_rate"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _require("distill_weight", self.distill_weight, 0 <= self.distill_weight <= 1, "in [0, 1]")
@@ -70,6 +80,16 @@ class Recipe:
     def model_args(self) -> dict[str, float]:
         """The part of the recipe that is built into the model, for `build_model` or `timm.create_model`."""
         return {"drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
+
+    def augmentation(self) -> dict[str, float]:
+        """The part of the recipe that the images' training transform takes, by its names there."""
+        names = ("color_jitter", "erase_prob", "rand_augment", "rand_magnitude")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed within their batch."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 def _require(name: str, value: object, ok: bool, expected: str) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dna_fast._files import make_directory
 from dna_fast._loop import Batch, Loader, deferred_interrupt
+from dna_fast.mixing import Mixed, mix
 from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
 from dna_fast.recipe import Accuracy, Recipe, evaluate
 from dna_fast.tensor_files import read_tensors, tensors_sha256, write_tensors
@@ -30,6 +31,7 @@ LOG = logging.getLogger(__name__)
 
 FORMAT, VERSION = "dna_fast.retrain", 1
 WARMUP_LR = 1e-6  # where warm-up starts, as in the released training command
+_MIXING = 1  # tells the numbers that mix images from those of dropout
 LOG_STEPS = 10  # losses stay on the device and are read this often: reading one waits for the device
 
 
@@ -144,14 +146,17 @@ def fit(
     return training.result()
 
 
-def distillation_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, recipe: Recipe) -> Tensor:
+def distillation_loss(logits: Tensor, target: Tensor | Mixed, teacher: Tensor | None, recipe: Recipe) -> Tensor:
     """(1 - w) cross-entropy with label smoothing + w T^2 KL(teacher || student, both at temperature T); float32.
 
     Args:
         logits, teacher: [N, classes]; the teacher's may be None where w = recipe.distill_weight is 0.
-        labels: [N] int64.
+        target: labels [N] int64, or both labels of mixed images.
     """
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    if isinstance(target, Mixed):
+        loss = target.cross_entropy(logits, recipe.label_smoothing)
+    else:
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
     if teacher is None:
         return loss
     if teacher.shape != logits.shape:
@@ -225,11 +230,16 @@ class _Training:
         torch.manual_seed(int(np.random.SeedSequence((self.seed, self.step)).generate_state(1, np.uint64)[0]))
         images = batch.images.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
+        target: Tensor | Mixed = labels
+        if self.recipe.mixes:
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.step, _MIXING))))
+            target = mix(images, labels, mixup=self.recipe.mixup, cutmix=self.recipe.cutmix, rng=rng)
+            images = target.images
         with torch.no_grad():
             teacher = None if teacher_logits is None else teacher_logits(images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp_dtype == "bfloat16"):
             logits = self.model(images)
-        loss = distillation_loss(logits, labels, teacher, self.recipe)
+        loss = distillation_loss(logits, target, teacher, self.recipe)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.grad_clip:

@@ -88,7 +88,12 @@ def test_imagenet_retraining_is_published_but_for_a_batch_of_one_gpu() -> None:
 def test_shipped_configuration_mentions_every_key(name: str) -> None:
     given = parse_yaml((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
     # What the other value of data.kind, schedule or arch uses.
-    unused = {"digits": {"data.eval_dir", "teacher.model", "retrain.decay_epochs", "retrain.decay_rate"}}
+    lists = {"data.train_list", "data.eval_list"}
+    own_data = {"data.eval_dir", "data.index_dir"}
+    unused = {
+        "digits": lists | own_data | {"teacher.model", "retrain.decay_epochs", "retrain.decay_rate"},
+        "imagenet_b7": lists,
+    }
     missing = []
     for dotted, _ in RunConfig.declared_keys():
         at: Any = given
@@ -229,6 +234,8 @@ def test_invalid_override_is_named(override: str, words: list[str], small: Path)
         ("name: x\nspace: digits\n", ["data:", "missing"]),
         ("space: digits\ndata: {kind: digits}\n", ["name:", "missing"]),
         (MINIMAL.replace("kind: digits", "kind: folder"), ["data.root:", "train/ and val/", "null"]),
+        (MINIMAL.replace("kind: digits", "kind: list, train_list: a.txt"), ["data.eval_list:", "label", "null"]),
+        (MINIMAL.replace("kind: digits", "kind: digits, on_bad: ignore"), ["data.on_bad:", "'error' or 'skip'"]),
         (MINIMAL + "teacher: {arch: {arch_def: [[a]], stem_size: 8, num_features: 8}}\n", ["teacher.pretrained:"]),
     ],
 )
@@ -345,6 +352,9 @@ def test_identity_follows_what_determines_the_weights(override: str, small: Path
         "name=other",
         "device=cpu",
         "data.threads=7",
+        "data.prefetch=5",
+        "data.on_bad=skip",
+        "data.index_dir=elsewhere",
         "data.root=elsewhere",
         "teacher.checkpoint=elsewhere.safetensors",
         "train.checkpoint_minutes=1",
@@ -355,6 +365,8 @@ def test_identity_follows_what_determines_the_weights(override: str, small: Path
         "search.top=1",
         "retrain.epochs=7",
         "retrain.amp_dtype=bfloat16",
+        "retrain.rand_augment=2",
+        "retrain.mixup=0.2",
     ],
 )
 def test_identity_ignores_what_does_not(override: str, small: Path) -> None:

@@ -95,9 +95,10 @@ TABLE: Mapping[str, Row] = {
     "export_formats": row("__init__ _files about export export_source export_timm timm torch", "onnx onnxruntime"),
     "export_job": row("__init__ _files about export_check export_formats export_source torch"),
     "timm_models": row("architecture export export_timm timm_builder timm torch"),
+    "mixing": row("numpy torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
-        "_files _loop architecture optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
+        "_files _loop architecture mixing optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
     ),
     # Latencies of a device: tables and their sums need no torch, so that a search can read them anywhere.
     "profile_layers": row("architecture space numpy"),
@@ -121,17 +122,25 @@ TABLE: Mapping[str, Row] = {
     "study_report": row("_files study study_statistics", "display matplotlib"),
     # Data: knows no other room.
     "data": row("", "data.*"),
+    "data.casualties": row("data.* numpy"),
     "data.dali": row("data.* numpy torch", "nvidia"),
     "data.digits": row("data.* numpy", "PIL sklearn"),
     "data.errors": row(),
-    "data.index": row("data.* numpy", "PIL"),
+    "data.headers": row("", "PIL"),
+    "data.index": row("data.* numpy"),
     "data.keyed": row("numpy"),
+    "data.listing": row(),
     "data.loader": row("", "torch"),
     "data.order": row("data.* numpy"),
     "data.pixels": row("data.* numpy torch"),
-    "data.probe": row("data.* numpy", "PIL nvidia torch"),
+    "data.probe": row("data.*", "PIL"),
+    "data.randaugment": row("numpy torch"),
+    "data.report": row("data.* numpy"),
     "data.splits": row("data.* numpy"),
+    "data.survey": row("data.* numpy"),
     "data.transforms": row(),
+    "data.tuning": row("", "data.*"),
+    "data.waiting": row(),
     "data.windows": row("data.* numpy"),
     "data.workers": row("torch"),
     # Ops: each stands alone on the one library; the reference is for reading and tests.
@@ -172,13 +181,14 @@ TABLE: Mapping[str, Row] = {
     "cli_options": row("typer", "config_sources display pipeline"),
     "cli_failures": row("cli_options"),
     "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
+    "cli_data": row("cli_options typer", "data.* display torch"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
     "cli_report": row("cli_options typer", "report_page"),
     "cli_export": row("cli_options typer", "export_formats export_job export_source"),
     "cli_profile": row("cli_options typer", "cost display numpy profile profile_layers profile_table space torch"),
     "cli_study": row("cli_options typer", "config numpy study study_plan study_published study_report"),
     "cli": row(
-        "cli_config cli_export cli_failures cli_options cli_profile cli_report cli_search cli_study resume typer",
+        "cli_config cli_data cli_export cli_failures cli_options cli_profile cli_report cli_search cli_study resume typer",
         f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }

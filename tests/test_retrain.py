@@ -215,6 +215,23 @@ def test_a_student_distils_from_a_teacher_that_knows_more() -> None:
     assert fit(tiny_model(recipe), wrong, EVAL, recipe, seed=0, teacher_logits=true_logits).accuracy.top1 > 0.9
 
 
+def test_mixed_images_teach_as_well() -> None:
+    recipe = replace(LEARNING, mixup=0.2, cutmix=1.0)
+    assert fit(tiny_model(recipe), TRAIN, EVAL, recipe, seed=0).accuracy.top1 > 0.9
+
+
+def test_mixing_survives_an_interruption(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, mixup=0.2, cutmix=1.0)
+    whole, resumed, plain = (tiny_model() for _ in range(3))
+    fit(whole, TRAIN, EVAL, recipe, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(resumed, TRAIN, EVAL, recipe, seed=0, checkpoint=tmp_path / "c", on_step=stopping_after(10))  # type: ignore[arg-type]
+    fit(resumed, TRAIN, EVAL, recipe, seed=0, checkpoint=tmp_path / "c")
+    assert same_weights(whole, resumed)
+    fit(plain, TRAIN, EVAL, RECIPE, seed=0)
+    assert not same_weights(whole, plain)
+
+
 def test_bfloat16_forward_learns_and_keeps_float32_weights() -> None:
     recipe = replace(LEARNING, amp_dtype="bfloat16", grad_clip=1.0)
     model = tiny_model(recipe)

@@ -10,10 +10,11 @@ On a GPU, DALI resizes too, on the device.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,28 +24,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from dna_fast.data.casualties import Casualties
+from dna_fast.data.errors import DataError
 from dna_fast.data.index import ImageIndex
 from dna_fast.data.keyed import Purpose, uniform
 from dna_fast.data.loader import Batch
 from dna_fast.data.order import BatchOrder
 from dna_fast.data.pixels import Draws, draw, finish
-from dna_fast.data.probe import explain
+from dna_fast.data.probe import find_faults, last_line
 from dna_fast.data.transforms import EvalTransform, TrainTransform, Transform
+from dna_fast.data.waiting import Waiting
 from dna_fast.data.windows import UNIFORMS_PER_WINDOW, Geometry, centre_windows, random_windows
 from dna_fast.data.workers import single_core_pool
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
+LOG = logging.getLogger(__name__)
+
 # Images that one worker finishes at once: enough to amortise an operator's call, few enough to stay in its cache. Fixed,
 # because a library may round differently for another number of images, and batches must not depend on `threads`.
 _CHUNK = 8
+
+# Batches that are resized and augmented while the model works on an earlier one; DALI decodes `prefetch` more behind them.
+_FINISHED_AHEAD = 1
 
 
 @dataclass(frozen=True)
 class _Job:
     """One batch on its way through DALI."""
 
+    number: int  # of the batch in its epoch
     indices: NDArray[np.int64]  # [N]
     geometry: Geometry
     draws: Draws | None
@@ -96,6 +106,13 @@ class DaliLoader:
         prefetch: batches decoded ahead.
         rank, world_size: this process's share. Training ranks cut each global batch of batch_size * world_size images
             consecutively; evaluation ranks share out whole batches, every image once.
+        on_bad: what to do about an image that cannot be decoded. "error" stops and names the file. "skip" logs and counts
+            it and goes on: in training another image takes its place (by seed, epoch and image), in evaluation it is
+            left out, and a batch with no image left is not given. Above one image in a hundred (and ten), it stops.
+
+    Attributes:
+        damaged: position in the index -> what is wrong, of the images that were met so far.
+        waiting: the share of the time that the model waited for images.
 
     Raises:
         ValueError: an argument out of range, an unknown device, an empty index.
@@ -116,6 +133,7 @@ class DaliLoader:
         prefetch: int = 2,
         rank: int = 0,
         world_size: int = 1,
+        on_bad: str = "error",
     ) -> None:
         if len(index) == 0:
             raise ValueError("loader: the image index is empty; scan a folder with images or choose a larger subset")
@@ -129,6 +147,9 @@ class DaliLoader:
         self.batch_size = batch_size
         self.num_images = len(index)
         self._order = BatchOrder(len(index), batch_size, seed, training, rank, world_size)
+        self._casualties = Casualties(index, seed, on_bad=on_bad, training=training)
+        self.damaged = self._casualties.faults
+        self.waiting = Waiting(_advice(self.device, threads))
         self._threads = threads
         self._prefetch = prefetch
         self._idle: _Stream | None = None
@@ -149,17 +170,47 @@ class DaliLoader:
             raise ValueError(f"loader: epoch must not be negative, got {epoch}")
         if not 0 <= start_batch <= len(self):
             raise ValueError(f"loader: start_batch must be in 0..{len(self)}, got {start_batch}")
-        return self._iterate(epoch, start_batch)
+        batches = self._iterate(epoch, start_batch)
+        return self.waiting.watch(batches, lambda batch: len(batch.images)) if self._order.training else batches
 
     def _iterate(self, epoch: int, start_batch: int) -> Iterator[Batch]:
-        stream, self._idle = self._idle or self._build(), None
-        stream.feed.jobs = (self._job(indices, epoch) for indices in self._order.batches(epoch, start_batch))
+        stream, repeated = self._start(epoch, start_batch), -1
+        begun: deque[Callable[[], Batch]] = deque()  # batches that are being finished while the model is busy
+        while True:
+            try:
+                outputs = self._run(stream)
+            except DataError:
+                raise  # from the feed: there is nothing left to read
+            except RuntimeError as error:
+                yield from _ended(begun)  # all that came before the failure
+                if not stream.feed.pending:
+                    raise  # not about any image
+                # A pipeline does not survive an error. All before this batch was delivered, so another one goes on from it.
+                first = stream.feed.pending[0].number
+                self._learn(error, stream.feed.pending, is_repeated=first == repeated)
+                stream, repeated = self._start(epoch, first), first
+                continue
+            if outputs is None:
+                break
+            begun.append(self._begin(stream.feed.pending.popleft(), outputs))
+            if len(begun) > _FINISHED_AHEAD:
+                yield begun.popleft()()
+        yield from _ended(begun)
         # A stream goes back only after a whole epoch. Left early or failed, it still holds decoded batches of this
         # epoch: dropping it costs the 10 ms of building another.
-        while (outputs := self._run(stream)) is not None:
-            yield self._batch(stream.feed.pending.popleft(), outputs)
         stream.pipeline.reset()
         self._idle = stream
+
+    def _start(self, epoch: int, start_batch: int) -> _Stream:
+        """A stream, idle or new, about to deliver an epoch from `start_batch` on."""
+        stream, self._idle = self._idle or self._build(), None
+        stream.feed.pending.clear()
+        stream.feed.jobs = (
+            self._job(number, indices, epoch)
+            for number, whole in enumerate(self._order.batches(epoch, start_batch), start_batch)
+            if len(indices := self._casualties.without(whole, epoch))
+        )
+        return stream
 
     def _run(self, stream: _Stream) -> Any:
         """DALI's output for the next job, or None after the last."""
@@ -170,29 +221,45 @@ class DaliLoader:
             return stream.pipeline.run()[0]
         except StopIteration:
             return None
-        except RuntimeError as error:
-            positions = [int(k) for job in stream.feed.pending for k in job.indices]
-            raise explain(error, self.index, positions, self._decode_one) from error
 
-    def _job(self, indices: NDArray[np.int64], epoch: int) -> _Job:
+    def _learn(self, error: RuntimeError, pending: deque[_Job], *, is_repeated: bool) -> None:
+        """Finds out which images failed; raises where that is no reason to go on."""
+        positions = [int(k) for job in pending for k in job.indices]
+        faults = find_faults(self.index, positions, self._decode_one)
+        if faults:
+            try:
+                self._casualties.add(faults)
+            except DataError as named:
+                raise named from error
+            return
+        what = (
+            f"DALI failed on a batch of {len(pending[0].indices)} images ({self.index.path(positions[0])} to "
+            f"{self.index.path(positions[-1])} were under way), yet each decodes alone: {last_line(error)}"
+        )
+        if is_repeated:
+            raise DataError(f"loader: {what}; try a smaller batch_size or fewer threads") from error
+        LOG.warning("%s; the batch is read once more", what)  # a disk or network that failed for a moment
+
+    def _job(self, number: int, indices: NDArray[np.int64], epoch: int) -> _Job:
         widths, heights = self.index.widths[indices], self.index.heights[indices]
         transform, seed = self.transform, self._order.seed
         if not isinstance(transform, TrainTransform):
-            return _Job(indices, centre_windows(widths, heights, transform), None)
+            return _Job(number, indices, centre_windows(widths, heights, transform), None)
         numbers = uniform(seed, epoch, indices, Purpose.WINDOW, UNIFORMS_PER_WINDOW)
         windows = random_windows(widths, heights, numbers, transform.scale, transform.ratio, transform.size)
-        return _Job(indices, windows, draw(transform, seed, epoch, indices))
+        return _Job(number, indices, windows, draw(transform, seed, epoch, indices))
 
-    def _batch(self, job: _Job, outputs: Any) -> Batch:
+    def _begin(self, job: _Job, outputs: Any) -> Callable[[], Batch]:
+        """Sets about finishing a batch; what is returned waits for it."""
+        indices = torch.from_numpy(job.indices.copy()).to(self.device)
+        labels = torch.from_numpy(self.index.labels[job.indices]).to(self.device)
         if self._workers is None:
             images = finish(torch.from_dlpack(outputs.as_tensor()), self.transform, job.draws)
-        else:
-            images = self._finish_on_cpu(job, outputs)
-        indices = torch.from_numpy(job.indices.copy())
-        labels = torch.from_numpy(self.index.labels[job.indices])
-        return Batch(images, labels.to(self.device), indices.to(self.device))
+            return lambda: Batch(images, labels, indices)
+        wait = self._begin_on_cpu(job, outputs)
+        return lambda: Batch(wait(), labels, indices)
 
-    def _finish_on_cpu(self, job: _Job, outputs: Any) -> Tensor:
+    def _begin_on_cpu(self, job: _Job, outputs: Any) -> Callable[[], Tensor]:
         size = self.transform.size
         images = torch.empty((len(outputs), size, size, 3)).permute(0, 3, 1, 2)
         windows = [torch.from_dlpack(outputs[k]) for k in range(len(outputs))]
@@ -203,9 +270,14 @@ class DaliLoader:
             images[chunk] = finish(pixels, self.transform, job.draws and job.draws.part(chunk))
 
         assert self._workers is not None
-        for _ in self._workers.map(finish_chunk, range(0, len(outputs), _CHUNK)):
-            pass  # waits, and raises what a worker raised
-        return images
+        chunks = self._workers.map(finish_chunk, range(0, len(outputs), _CHUNK))
+
+        def wait() -> Tensor:
+            for _ in chunks:
+                pass  # raises what a worker raised
+            return images
+
+        return wait
 
     def _build(self) -> _Stream:
         on_gpu = self.device.type == "cuda"
@@ -225,7 +297,7 @@ class DaliLoader:
         """Decodes a whole image by itself; raises DALI's own error."""
         one, stream = np.array([position]), self._build()
         whole = centre_windows(self.index.widths[one], self.index.heights[one], EvalTransform(self.transform.size))
-        stream.feed.jobs = iter([_Job(one, whole, None)])
+        stream.feed.jobs = iter([_Job(0, one, whole, None)])
         stream.pipeline.run()
 
 
@@ -296,6 +368,18 @@ def _parse_device(device: str) -> torch.device:
     if number >= torch.cuda.device_count():
         raise ValueError(f"loader: device {device!r} does not exist; torch sees {torch.cuda.device_count()} GPU(s)")
     return torch.device("cuda", number)
+
+
+def _ended(begun: deque[Callable[[], Batch]]) -> Iterator[Batch]:
+    """The batches that were begun, in their order."""
+    while begun:
+        yield begun.popleft()()
+
+
+def _advice(device: torch.device, threads: int) -> str:
+    """What helps a loader that is too slow."""
+    more = f"give the loader more threads (data.threads, now {threads})"
+    return more if device.type == "cuda" else f"{more}, or decode on the GPU (data.device: cuda)"
 
 
 def _require_dali() -> None:

@@ -1,26 +1,28 @@
-"""The list of images behind a loader: names, labels and sizes of an image folder."""
+"""The list of images behind a loader: names, labels and sizes of an image folder or of a list."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dna_fast.data.errors import DataError
+from dna_fast.data.headers import Header
+from dna_fast.data.listing import Listing, list_file, list_folder
+from dna_fast.data.survey import survey
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # what DALI decodes, compared in lower case
-_SCAN_THREADS = 16  # opening a file waits for the disk or the network, not for a core
+LOG = logging.getLogger(__name__)
 _NAMED = 3  # how many of many offenders an error names
 
 
 @dataclass(frozen=True, eq=False)  # == of arrays is an array; compare fingerprints instead
 class ImageIndex:
-    """Images of an image folder `<root>/<class>/<image>`, in the order of their names.
+    """Images of a folder `<root>/<class>/<image>` in the order of their names, or of a list in the order of its lines.
 
     Sizes are those stored in the file: EXIF orientation is ignored, as PIL, torchvision and timm do when they load.
 
@@ -53,44 +55,70 @@ class ImageIndex:
         return len(self.files)
 
     @classmethod
-    def scan(cls, root: str | os.PathLike[str], *, on_bad: str = "error") -> ImageIndex:
-        """Lists an image folder and reads the header of every image.
+    def scan(
+        cls, root: str | os.PathLike[str], *, on_bad: str = "error", store: str | os.PathLike[str] | None = None
+    ) -> ImageIndex:
+        """Lists an image folder and looks at every file: at its header, and whether it ends as its format does.
 
-        A header shows an empty file, a text file with an image's name and an image's size; it does not show a file
-        that was cut short, which the loader reports when it decodes it.
+        That shows an empty file, a text file with an image's name, a file that was cut short, and an image's size. It does
+        not show pixels that are damaged in the middle, which `survey(..., decode=True)` finds, and the loader.
 
         Args:
             root: folder of class folders. Other files and hidden names are ignored.
-            on_bad: "error" stops at unreadable images and names them; "skip" leaves them out and counts them.
+            on_bad: "error" stops at unreadable images and names them; "skip" leaves them out, counts and logs them.
+            store: a file that keeps what was seen (see `survey`): files that have not changed are not opened again.
 
         Raises:
             FileNotFoundError: no such folder.
             ValueError: no class folders, class folders without images, or another `on_bad`.
             DataError: unreadable images, or none that is readable.
         """
-        if on_bad not in ("error", "skip"):
-            raise ValueError(f'image folder: on_bad must be "error" or "skip", got {on_bad!r}')
-        folder = Path(root).absolute()
-        classes, files, labels = _list_images(folder)
-        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-            headers = list(pool.map(_read_header, (folder / name for name in files)))
-        bad = [position for position, header in enumerate(headers) if isinstance(header, str)]
+        _check_policy(on_bad)
+        listing = list_folder(root)
+        return cls.of(listing, survey(listing, store=store), on_bad=on_bad)
+
+    @classmethod
+    def from_list(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        root: str | os.PathLike[str] | None = None,
+        on_bad: str = "error",
+        store: str | os.PathLike[str] | None = None,
+    ) -> ImageIndex:
+        """As `scan`, of the images that a text file names: see `listing.list_file` for its form and errors."""
+        _check_policy(on_bad)
+        listing = list_file(path, root)
+        return cls.of(listing, survey(listing, store=store), on_bad=on_bad)
+
+    @classmethod
+    def of(cls, listing: Listing, headers: Sequence[Header], *, on_bad: str = "error") -> ImageIndex:
+        """The index of a listing whose files were looked at; `on_bad` and errors as in `scan`."""
+        _check_policy(on_bad)
+        good = [k for k, header in enumerate(headers) if not header.fault]
+        bad = [
+            f"{path} ({header.fault})" for path, header in zip(listing.paths(), headers, strict=True) if header.fault
+        ]
         if bad and on_bad == "error":
-            raise DataError(_describe_bad([f"{folder / files[k]} ({headers[k]})" for k in bad]))
-        good = [position for position, header in enumerate(headers) if not isinstance(header, str)]
+            raise DataError(
+                f"{listing.what}: {_told(bad)}; replace or remove them, or leave them out: "
+                'on_bad="skip", in a configuration data.on_bad: skip'
+            )
         if not good:
             raise DataError(
-                f"image folder: no readable image in {folder}, all {len(bad)} are damaged; get the data again"
+                f"{listing.what}: no readable image in {listing.root}, all {len(bad)} are damaged; get the data again"
             )
-        sizes = np.array([headers[k] for k in good], np.int64)
+        if bad:
+            LOG.warning("%s: left out %s", listing.what, _told(bad))
+        chosen = [headers[k] for k in good]
         return cls(
-            root=str(folder),
-            files=tuple(files[k] for k in good),
-            labels=np.array(labels, np.int64)[good],
-            classes=classes,
-            widths=sizes[:, 0].astype(np.int32),
-            heights=sizes[:, 1].astype(np.int32),
-            file_bytes=sizes[:, 2],
+            root=listing.root,
+            files=tuple(listing.files[k] for k in good),
+            labels=np.array(listing.labels, np.int64)[good],
+            classes=listing.classes,
+            widths=np.array([header.width for header in chosen], np.int32),
+            heights=np.array([header.height for header in chosen], np.int32),
+            file_bytes=np.array([header.file_bytes for header in chosen], np.int64),
             skipped=len(bad),
         )
 
@@ -133,58 +161,11 @@ class ImageIndex:
         return digest.hexdigest()
 
 
-def _list_images(folder: Path) -> tuple[tuple[str, ...], list[str], list[int]]:
-    """Classes, relative file names and labels of a folder, sorted by name."""
-    if not folder.exists():
-        raise FileNotFoundError(f"image folder: {folder} does not exist; expected a folder with one folder per class")
-    if not folder.is_dir():
-        raise ValueError(f"image folder: {folder} is a file; expected a folder with one folder per class")
-    classes = tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
-    if not classes:
-        raise ValueError(
-            f"image folder: {folder} has no class folders; expected {folder}/<class>/<image>, "
-            f"with images named {', '.join('*' + suffix for suffix in SUFFIXES)}"
-        )
-    files: list[str] = []
-    labels: list[int] = []
-    empty: list[str] = []
-    for label, name in enumerate(classes):
-        images = sorted(e.name for e in os.scandir(folder / name) if _is_image(e))
-        if not images:
-            empty.append(name)
-        files += [f"{name}/{image}" for image in images]
-        labels += [label] * len(images)
-    if empty:
-        more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
-        raise ValueError(
-            f"image folder: no images in class folder {', '.join(str(folder / name) for name in empty[:_NAMED])}{more}; "
-            f"add images ({', '.join(SUFFIXES)}) or remove the folder"
-        )
-    return classes, files, labels
+def _check_policy(on_bad: str) -> None:
+    if on_bad not in ("error", "skip"):
+        raise ValueError(f'images: on_bad must be "error" or "skip", got {on_bad!r}')
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
-
-
-def _read_header(path: Path) -> tuple[int, int, int] | str:
-    """Width, height in pixels and size in bytes, or what is wrong with the file."""
-    from PIL import Image  # an extra; splits and transforms work without it
-
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            return "the file is empty"
-        with Image.open(path) as image:
-            return image.width, image.height, size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # PIL raises the middle two from broken chunk headers of some formats.
-        return "not an image that PIL can identify" if type(error).__name__ == "UnidentifiedImageError" else str(error)
-
-
-def _describe_bad(bad: list[str]) -> str:
+def _told(bad: list[str]) -> str:
     more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-    return (
-        f"image folder: {len(bad)} unreadable image(s): {', '.join(bad[:_NAMED])}{more}; "
-        'replace or remove them, or scan with on_bad="skip"'
-    )
+    return f"{len(bad)} unreadable image(s): {', '.join(bad[:_NAMED])}{more}"

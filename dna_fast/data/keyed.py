@@ -31,6 +31,8 @@ class Purpose(IntEnum):
     NOISE = 6
     SPLIT = 7
     REMAINDER = 8
+    SUBSTITUTE = 9
+    POLICY = 10
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -6,7 +6,7 @@ Everything here is a plain function of tensors and of numbers drawn beforehand, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dna_fast.data.keyed import Purpose, keys, uniform
+from dna_fast.data.randaugment import NUMBERS_PER_LAYER, draw_policy, rand_augment
 from dna_fast.data.transforms import RGB, EvalTransform, TrainTransform, Transform
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, the grey of PIL and torchvision
@@ -35,12 +36,12 @@ class Draws:
     affine: NDArray[np.float64]  # [N, 3] angle in radians, shift in x and y as a share of the side
     erase: NDArray[np.int64]  # [N, 4] top, left, rows, columns; no rows where nothing is erased
     noise_keys: NDArray[np.uint64]  # [N]
+    operators: NDArray[np.int64]  # [N, layers] of RandAugment, and their arguments
+    arguments: NDArray[np.float64]
 
     def part(self, images: slice) -> Draws:
         """The draws of some of the images."""
-        return Draws(
-            self.flip[images], self.color[images], self.affine[images], self.erase[images], self.noise_keys[images]
-        )
+        return Draws(*(getattr(self, field.name)[images] for field in fields(self)))
 
 
 def draw(transform: TrainTransform, seed: int, epoch: int, indices: NDArray[np.int64]) -> Draws:
@@ -52,12 +53,17 @@ def draw(transform: TrainTransform, seed: int, epoch: int, indices: NDArray[np.i
     jitter = transform.color_jitter
     low, high = max(0.0, 1.0 - jitter), 1.0 + jitter
     reach = np.array([math.radians(transform.rotate_deg), transform.translate, transform.translate])
+    layers = transform.rand_augment
+    policy = numbers(Purpose.POLICY, layers * NUMBERS_PER_LAYER).reshape(len(indices), layers, NUMBERS_PER_LAYER)
+    operators, arguments = draw_policy(policy, transform.rand_magnitude)
     return Draws(
         flip=numbers(Purpose.FLIP, 1)[:, 0] < transform.flip,
         color=low + (high - low) * numbers(Purpose.COLOR, 3),
         affine=(2.0 * numbers(Purpose.AFFINE, 3) - 1.0) * reach,
         erase=_erase_windows(numbers(Purpose.ERASE, 2 * _ERASE_ATTEMPTS + 3), transform),
         noise_keys=keys(seed, epoch, indices, Purpose.NOISE),
+        operators=operators,
+        arguments=arguments,
     )
 
 
@@ -94,6 +100,8 @@ def finish(pixels: Tensor, transform: Transform, draws: Draws | None) -> Tensor:
     if draws.flip.any():
         flip = torch.from_numpy(draws.flip).to(pixels.device)
         pixels[flip] = pixels[flip].flip(2)
+    if transform.rand_augment:
+        pixels = rand_augment(pixels, draws.operators, draws.arguments, transform.mean)
     values = pixels.float()
     if transform.color_jitter > 0.0:
         values = jitter_color(values, torch.from_numpy(draws.color).to(values))

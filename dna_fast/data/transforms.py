@@ -15,7 +15,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random-resized crop, flip, colour jitter, rotation and shift, random erasing; what timm trains with.
+    """Random-resized crop, flip, RandAugment, colour jitter, rotation and shift, random erasing; what timm trains with.
 
     Args:
         size: side of the square output in pixels.
@@ -27,6 +27,8 @@ class TrainTransform:
         translate: shift drawn from [-translate, translate] times the side, in x and in y.
         erase_prob: probability that a rectangle (area 0.02..1/3 of the image, aspect 0.3..3.3) becomes normal noise,
             one number per pixel and channel, drawn after normalisation.
+        rand_augment: operators that RandAugment draws per image, of which half are applied; 0: none. Before the jitter.
+        rand_magnitude: their mean strength, in 0..10; timm's "rand-m9-mstd0.5-inc1" is 9.
         mean, std: per channel, of images in 0..1.
         interpolation: "bicubic" or "bilinear", both antialiased.
     """
@@ -39,6 +41,8 @@ class TrainTransform:
     rotate_deg: float = 0.0
     translate: float = 0.0
     erase_prob: float = 0.5
+    rand_augment: int = 0
+    rand_magnitude: float = 9.0
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
     interpolation: str = "bicubic"
@@ -52,6 +56,10 @@ class TrainTransform:
                 raise ValueError(f"transform: {name} must be in 0..1, got {getattr(self, name)}")
         if not 0.0 <= self.color_jitter < math.inf:
             raise ValueError(f"transform: color_jitter must be finite and not negative, got {self.color_jitter}")
+        if self.rand_augment < 0:
+            raise ValueError(f"transform: rand_augment must not be negative, got {self.rand_augment}")
+        if not 0.0 <= self.rand_magnitude <= 10.0:
+            raise ValueError(f"transform: rand_magnitude must be in 0..10, got {self.rand_magnitude}")
         if not 0.0 <= self.rotate_deg <= 180.0:
             raise ValueError(f"transform: rotate_deg must be in 0..180, got {self.rotate_deg}")
 

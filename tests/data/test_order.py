@@ -13,35 +13,42 @@ def batches(order: BatchOrder, epoch: int = 0, start: int = 0) -> list[list[int]
     return [[int(k) for k in batch] for batch in order.batches(epoch, start)]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("num_images", [1, 2, 7, 8, 9, 24, 25])
+WORLDS = range(1, 6)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("num_images", [1, 2, 7, 8, 9, 24, 25, 61])
 def test_evaluation_sees_every_image_once_in_order(num_images: int, world_size: int) -> None:
     whole = batches(BatchOrder(num_images, 4, 0, training=False))
-    seen = []
+    seen, counts = [], []
     for rank in range(world_size):
         order = BatchOrder(num_images, 4, 0, training=False, rank=rank, world_size=world_size)
         mine = batches(order)
         assert len(mine) == len(order)
         seen += mine
+        counts.append(len(mine))
     assert seen == whole  # the very batches of one process: per-batch means do not depend on the ranks
+    assert max(counts) - min(counts) <= 1
     assert [k for batch in whole for k in batch] == list(range(num_images))
     assert all(len(batch) == 4 for batch in whole[:-1])
     assert len(whole[-1]) == (num_images - 1) % 4 + 1
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("num_images", [5, 12, 13, 37])
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("num_images", [59, 60, 61, 179, 307])
 def test_training_global_batch_does_not_depend_on_the_ranks(num_images: int, world_size: int) -> None:
-    whole = batches(BatchOrder(num_images, 6, 5, training=True), epoch=3)
-    ranks = [BatchOrder(num_images, 6 // world_size, 5, True, rank, world_size) for rank in range(world_size)]
-    assert {len(order) for order in ranks} == {num_images // 6}
+    global_batch = 60  # a multiple of every number of ranks
+    whole = batches(BatchOrder(num_images, global_batch, 5, training=True), epoch=3)
+    each = global_batch // world_size
+    ranks = [BatchOrder(num_images, each, 5, True, rank, world_size) for rank in range(world_size)]
+    assert {len(order) for order in ranks} == {num_images // global_batch}
     joined = [
         functools.reduce(operator.iadd, parts, [])
         for parts in zip(*(batches(order, epoch=3) for order in ranks), strict=True)
     ]
     assert joined == whole
     flat = functools.reduce(operator.iadd, whole, [])
-    assert len(set(flat)) == len(flat) == num_images // 6 * 6
+    assert len(set(flat)) == len(flat) == num_images // global_batch * global_batch
 
 
 def test_training_shuffles_by_epoch_and_seed() -> None:
@@ -55,11 +62,13 @@ def test_training_shuffles_by_epoch_and_seed() -> None:
     assert list(range(64)) not in orders
 
 
+@pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_start_enters_the_same_epoch(training: bool) -> None:
-    order = BatchOrder(50, 7, 1, training, rank=1, world_size=2)
-    for start in range(len(order) + 1):
-        assert batches(order, 4, start) == batches(order, 4)[start:]
+def test_start_enters_the_same_epoch_on_every_rank(training: bool, world_size: int) -> None:
+    for rank in range(world_size):
+        order = BatchOrder(83, 7, 1, training, rank, world_size)
+        for start in range(len(order) + 1):
+            assert batches(order, 4, start) == batches(order, 4)[start:]
 
 
 def test_fewer_images_than_a_global_batch_gives_no_training_batch() -> None:

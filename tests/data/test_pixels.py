@@ -129,7 +129,7 @@ def test_noise_belongs_to_the_image_not_to_the_batch() -> None:
 
 
 def test_a_part_of_the_draws_is_the_draws_of_the_part() -> None:
-    transform = TrainTransform(32, rotate_deg=10.0)
+    transform = TrainTransform(32, rotate_deg=10.0, rand_augment=2)
     whole, part = drawn(transform, 9), draw(transform, 0, 0, np.arange(3, 7))
-    for name in ("flip", "color", "affine", "erase", "noise_keys"):
+    for name in ("flip", "color", "affine", "erase", "noise_keys", "operators", "arguments"):
         assert np.array_equal(getattr(whole.part(slice(3, 7)), name), getattr(part, name))
