@@ -17,9 +17,9 @@ from dna_fast._files import make_directory
 from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.checkpoint import CheckpointStore, Measured, Position, load_block
 from dna_fast.config import TrainConfig
-from dna_fast.ops import feature_mse
-from dna_fast.supernet import StudentBlock, Supernet, sample_paths
+from dna_fast.supernet import StudentBlock, Supernet
 from dna_fast.teacher import Teacher
+from dna_fast.train_step import Learner, adam
 
 LOG_STEPS = 10  # losses stay on the device and are read this often: reading one waits for the device
 
@@ -69,7 +69,9 @@ class Trainer:
         self.store = None if checkpoints is None else CheckpointStore(checkpoints, identity, config.keep_checkpoints)
         self.device = next(supernet.parameters()).device
         self.base_lrs = _learning_rates(config, len(supernet.blocks))
-        self.optimizers = [_adam(supernet.block(b), lr, config.weight_decay) for b, lr in enumerate(self.base_lrs)]
+        self.optimizers = [adam(supernet.block(b), lr, config.weight_decay) for b, lr in enumerate(self.base_lrs)]
+        amp = torch.bfloat16 if config.amp_dtype == "bfloat16" else None
+        self.learners = [Learner(supernet, b, optimizer, seed, amp) for b, optimizer in enumerate(self.optimizers)]
         self.position = Position()
         self.history: list[dict[str, Any]] = []
         self.meter = _Meter(len(self.optimizers), self.device)
@@ -141,20 +143,9 @@ class Trainer:
     def step(self, images: Tensor) -> Tensor:
         """One optimizer step of every block on images [N, 3, H, W]; returns the losses [blocks], on the device."""
         features = self.teacher(images)
-        losses = []
-        for b, optimizer in enumerate(self.optimizers):
-            paths = sample_paths(self.supernet.space, seed=self.seed, step=self.position.step, block=b)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp_dtype == "bfloat16"):
-                outputs = self.supernet.block(b)(images if b == 0 else features[b - 1], paths)
-                cell_losses = torch.stack([feature_mse(out, features[b]) for out in outputs])
-            # The cells of block 0 share a stem that follows their mean; elsewhere cells share nothing, so a sum trains each alone.
-            loss = cell_losses.mean() if b == 0 else cell_losses.sum()
-            # Gradients are dropped, not zeroed: Adam leaves a parameter without gradient entirely alone.
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(cell_losses.detach().mean())
-        return torch.stack(losses)
+        inputs = (images, *features[:-1])
+        pairs = zip(self.learners, inputs, features, strict=True)
+        return torch.stack([learner.step(x, target, self.position.step) for learner, x, target in pairs])
 
     def _save(self) -> None:
         if self.store is None:
@@ -252,11 +243,3 @@ def _learning_rates(config: TrainConfig, blocks: int) -> list[float]:
     if len(rates) != blocks:
         raise ValueError(f"train.learning_rates: expected one or {blocks} (one per block), got {len(rates)}")
     return [rate * config.batch_size / config.reference_batch for rate in rates]
-
-
-def _adam(block: StudentBlock, lr: float, weight_decay: float) -> torch.optim.Adam:
-    """Adam with coupled L2, as released; none on biases and batch norm (every parameter of fewer than two dimensions)."""
-    decayed = [p for p in block.parameters() if p.dim() > 1]
-    others = [p for p in block.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.Adam(groups, lr=lr, fused=True)

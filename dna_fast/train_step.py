@@ -1,0 +1,62 @@
+"""One optimizer step of one block: paths, forward, loss, backward, update. Blocks do not depend on each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dna_fast.ops import feature_mse
+from dna_fast.supernet import StudentBlock, Supernet, sample_paths
+
+
+class Learner:
+    """Trains one block of a supernet.
+
+    Args:
+        supernet: that the block belongs to.
+        index: of the block.
+        optimizer: of the block's parameters.
+        seed: draws the paths.
+        amp: dtype of autocast; None computes in the weights' dtype.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        index: int,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        amp: torch.dtype | None = None,
+    ) -> None:
+        self.block, self.space, self.index = supernet.block(index), supernet.space, index
+        self.optimizer, self.seed, self.amp = optimizer, seed, amp
+
+    def step(self, x: Tensor, target: Tensor, step: int) -> Tensor:
+        """One update.
+
+        Args:
+            x: [N, C, H, W], the teacher's feature before the block; of block 0, the images.
+            target: [N, T, H', W'], the teacher's feature behind it.
+            step: draws the paths, together with the seed and the block's number.
+
+        Returns:
+            The mean loss of the cells before the update, a scalar on the device.
+        """
+        paths = sample_paths(self.space, seed=self.seed, step=step, block=self.index)
+        with torch.autocast(x.device.type, self.amp, enabled=self.amp is not None):
+            cell_losses = torch.stack([feature_mse(out, target) for out in self.block(x, paths)])
+        # The cells of block 0 share a stem that follows their mean; elsewhere cells share nothing, so a sum trains each alone.
+        loss = cell_losses.mean() if self.index == 0 else cell_losses.sum()
+        # Gradients are dropped, not zeroed: Adam leaves a parameter without gradient entirely alone.
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return cell_losses.detach().mean()
+
+
+def adam(block: StudentBlock, lr: float, weight_decay: float) -> torch.optim.Adam:
+    """Adam with coupled L2, as released; none on biases and batch norm (every parameter of fewer than two dimensions)."""
+    decayed = [p for p in block.parameters() if p.dim() > 1]
+    others = [p for p in block.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.Adam(groups, lr=lr, fused=True)
