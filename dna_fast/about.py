@@ -18,6 +18,10 @@ PACKAGES = (
     "nvidia-dali-cuda120",
     "scipy",
     "safetensors",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "tensorboard",
 )
 
 

@@ -44,7 +44,8 @@ app = typer.Typer(
     help="Block-wise distillation architecture search: a teacher is cut into blocks, a student block with all candidates learns to "
     "reproduce each of them, every candidate is rated, and the best architecture under your budgets is found exactly.\n\n"
     "Usual order: [bold]train[/bold] CONFIG --out RUN, [bold]rate[/bold] RUN, [bold]search[/bold] RUN --max macs=460M, "
-    "[bold]retrain[/bold] RUN. Try [bold]demo[/bold] first: it does all of it in minutes on a CPU.\n\n"
+    "[bold]retrain[/bold] RUN, [bold]report[/bold] RUN, [bold]export[/bold] RUN. Try [bold]demo[/bold] first: it does all of it in "
+    "minutes on a CPU.\n\n"
     "Exit codes: 0 done; 1 no architecture meets the budgets, or a limit was reached first; 2 wrong input or a failure; "
     "130 interrupted (state is saved).",
 )
@@ -174,6 +175,7 @@ def retrain(
     results = compare(opened, {name: chosen}, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
     if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
         plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
+    display.note(f"Next: dna-fast report {run}")
 
 
 app.command()(report)

@@ -63,6 +63,7 @@ def run_demo(config: Path, out: Path, display: Display, overrides: Sequence[str]
     _conclude(display, results, teacher.macs)
     display.note(f"Saved in {out}: ratings.npz, costs.npz, search.json, architecture.json, models/, front.png")
     clock.total()
+    display.note(f"Next: dna-fast report {out}")
 
 
 def _conclude(display: Display, results: Sequence[Compared], teacher_macs: int) -> None:
