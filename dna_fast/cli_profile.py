@@ -88,7 +88,10 @@ def _from_csv(csv: Path, space: SearchSpace, path: Path) -> Profile:
     from dna_fast.profile_table import Profile, add_latencies, check_device, read_csv
 
     found = read_csv(csv, csv.stem)
-    add_latencies(cost_table(space), found)
+    try:
+        add_latencies(cost_table(space), found)
+    except ValueError as error:
+        raise ValueError(f"{csv}: {error}") from error
     if path.exists():
         check_device(path, Profile.load(path).device, found.device)
     found.save(path)
@@ -113,6 +116,10 @@ def _write_costs(run: Path | None, space: SearchSpace, found: Profile, costs: Pa
 def _space(what: str) -> SearchSpace:
     from dna_fast.space import PRESETS, SearchSpace, preset
 
+    if what not in PRESETS and not Path(what).is_file():
+        raise ValueError(
+            f"profile: expected a run directory, {', '.join(PRESETS)} or a space's JSON file, got {what!r}"
+        )
     return preset(what) if what in PRESETS else SearchSpace.from_file(what)
 
 

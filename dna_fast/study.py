@@ -282,7 +282,9 @@ def read_models(path: str | Path, columns: Columns) -> Models:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows, header = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a CSV file, a run directory, or: published") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as CSV ({error})") from error
     scores = tuple(dict.fromkeys((*columns.scores, columns.cost)))
     for column in (columns.truth, *scores, *([columns.name] if columns.name else [])):

@@ -10,9 +10,10 @@ import pytest
 import wrong_inputs_files  # each adds its cases
 import wrong_inputs_machine
 import wrong_inputs_runs
+import wrong_inputs_studies
 from wrong_inputs import CASES, PAGE, ROOT, Case, fresh, make_shared, normalised, outcome, row
 
-assert CASES, (wrong_inputs_files, wrong_inputs_machine, wrong_inputs_runs)
+assert CASES, (wrong_inputs_files, wrong_inputs_machine, wrong_inputs_runs, wrong_inputs_studies)
 
 REGENERATE = "write the page anew: python tests/wrong_inputs.py"
 

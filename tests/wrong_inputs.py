@@ -283,6 +283,7 @@ def main() -> None:
     import wrong_inputs_files  # noqa: F401  (each adds its cases)
     import wrong_inputs_machine  # noqa: F401
     import wrong_inputs_runs  # noqa: F401
+    import wrong_inputs_studies  # noqa: F401
 
     with tempfile.TemporaryDirectory() as directory:
         shared = make_shared(Path(directory) / "shared")

@@ -233,19 +233,46 @@ def _(place: Place) -> list[str]:
 
 @wrong(
     IMAGES,
-    "an image that was cut short",
-    "03.png",
-    "cannot decode",
-    "replace or remove the file",
-    varies=r"(?<=03.png: ).*?(?=; replace)",
+    "images that were cut short",
+    "4 unreadable image(s)",
+    "03.png (image file is truncated)",
+    "data.on_bad: skip",
 )
 def _(place: Place) -> list[str]:
+    root = place.data()
     for name in CLASSES:
-        path = place.tmp / "data" / "train" / name / "03.png"
-        if name == CLASSES[0]:
-            place.data()
+        path = root / "train" / name / "03.png"
         path.write_bytes(path.read_bytes()[:-200])
     return place.train("data.root=data", "rate.images=16")
+
+
+@wrong(IMAGES, "an image that is damaged inside", "cannot decode", "03.png", varies=r"(?<=03.png: ).*?(?=; replace)")
+def _(place: Place) -> list[str]:
+    root = place.data()
+    for name in CLASSES:  # whichever of them is trained with: the end is whole, so looking at ends shows nothing
+        path = root / "train" / name / "03.png"
+        content = bytearray(path.read_bytes())
+        content[60:-20] = bytes(len(content) - 80)
+        path.write_bytes(content)
+    return place.train("data.root=data", "rate.images=16")
+
+
+@wrong(IMAGES, "a list that names what is not there", "gone.png")
+def _(place: Place) -> list[str]:
+    lines = [f"{place.shared}/data/train/{name}/{i:02}.png {name}" for name in CLASSES for i in range(24)]
+    place.write("train.txt", "\n".join([*lines, "gone.png cat"]))
+    return place.train("data.kind=list", "data.root=null", "data.train_list=train.txt", "data.eval_list=train.txt")
+
+
+@wrong(IMAGES, "a list with a line without a label", "train.txt, line 1", "a path and a label")
+def _(place: Place) -> list[str]:
+    place.write("train.txt", "images/1.png\n")
+    return place.train("data.kind=list", "data.root=null", "data.train_list=train.txt", "data.eval_list=train.txt")
+
+
+@wrong(IMAGES, "data check of a place that is not there", "nowhere")
+def _(place: Place) -> list[str]:
+    return ["data", "check", "nowhere"]
 
 
 @wrong(IMAGES, "classes that only training has", "same classes", "dog")

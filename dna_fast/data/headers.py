@@ -69,7 +69,7 @@ def read_header(path: str, *, decode: bool = False) -> Header:
         # PIL raises ValueError, SyntaxError and EOFError from broken chunks of some formats. An error of the machine (with
         # an errno) says nothing about the file: unread, it is looked at again next time.
         known_bytes = header.file_bytes if getattr(error, "errno", None) is None else -1
-        words = str(error).replace(f" {path!r}", "") or type(error).__name__
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__  # strerror: without the path
         return replace(header, file_bytes=known_bytes, fault=words)
     return header
 
