@@ -145,10 +145,16 @@ class RunImages:
         *,
         training: bool,
         augmentation: Mapping[str, Any] = MappingProxyType({}),
+        half: bool = False,
     ) -> DaliLoader:
-        """A DALI loader over an index with this run's transforms; `augmentation` replaces fields of the training one."""
+        """A DALI loader over an index with this run's transforms.
+
+        Args:
+            augmentation: replaces fields of the training transform.
+            half: bfloat16 images, for a model whose first layer would round them to that in any case.
+        """
         transform = replace(self._transform(training=training), **augmentation)
-        return self._loader(index, transform, batch_size, self.settings)
+        return self._loader(index, transform, batch_size, self.settings, half)
 
     @cached_property
     def settings(self) -> Settings:
@@ -165,7 +171,9 @@ class RunImages:
             prefetch=config.prefetch,
         )
 
-    def _loader(self, index: ImageIndex, transform: Transform, batch_size: int, settings: Settings) -> DaliLoader:
+    def _loader(self, index: ImageIndex, transform: Transform, batch_size: int, settings: Settings, half: bool = False) -> DaliLoader:
+        import torch
+
         return DaliLoader(
             index,
             transform,
@@ -176,6 +184,7 @@ class RunImages:
             threads=settings.threads,
             prefetch=settings.prefetch,
             on_bad=self.config.data.on_bad,
+            dtype=torch.bfloat16 if half else torch.float32,
         )
 
 

@@ -279,7 +279,9 @@ class Run:
             checkpoints=self.directory / "supernet",
             identity=self._identity(teacher),
         )
-        trainer.run(self.images.loader(self.images.unrated, self.config.train.batch_size, training=True), on_progress)
+        config = self.config.train
+        half = config.amp_dtype is not None  # the teacher's and the student's first convolutions round to it
+        trainer.run(self.images.loader(self.images.unrated, config.batch_size, training=True, half=half), on_progress)
         return supernet
 
     def _identity(self, teacher: Teacher) -> str:

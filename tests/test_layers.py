@@ -151,7 +151,7 @@ TABLE: Mapping[str, Row] = {
     "ops.feature_mse": row("ops._library torch"),
     "ops.reference": row("torch"),
     # A run: every stage on first use, one subcommand one stage.
-    "images": row("_files config data.* numpy", "data.* timm"),
+    "images": row("_files config data.* numpy", "data.* timm torch"),
     "pipeline": row(
         "__init__ _files config resume space numpy",
         f"{EVERY_STAGE} checkpoint images profile_table rating_store tensor_files torch",

@@ -44,6 +44,7 @@ LOG = logging.getLogger(__name__)
 
 # Images that one worker finishes at once: enough to amortise an operator's call, few enough to stay in its cache. Fixed,
 # because a library may round differently for another number of images, and batches must not depend on `threads`.
+_DTYPES = (torch.float32, torch.bfloat16)
 _CHUNK = 8
 
 # Batches that are resized and augmented while the model works on an earlier one; DALI decodes `prefetch` more behind them.
@@ -109,6 +110,7 @@ class DaliLoader:
         on_bad: what to do about an image that cannot be decoded. "error" stops and names the file. "skip" logs and counts
             it and goes on: in training another image takes its place (by seed, epoch and image), in evaluation it is
             left out, and a batch with no image left is not given. Above one image in a hundred (and ten), it stops.
+        dtype: of the images, float32 or bfloat16: what they are rounded to when all else is done.
 
     Attributes:
         damaged: position in the index -> what is wrong, of the images that were met so far.
@@ -134,16 +136,20 @@ class DaliLoader:
         rank: int = 0,
         world_size: int = 1,
         on_bad: str = "error",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if len(index) == 0:
             raise ValueError("loader: the image index is empty; scan a folder with images or choose a larger subset")
         for name, value in (("threads", threads), ("prefetch", prefetch)):
             if value < 1:
                 raise ValueError(f"loader: {name} must be at least 1, got {value}")
+        if dtype not in _DTYPES:
+            raise ValueError(f"loader: dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
         _require_dali()
         self.device = _parse_device(device)
         self.index = index
         self.transform = transform
+        self.dtype = dtype
         self.batch_size = batch_size
         self.num_images = len(index)
         self._order = BatchOrder(len(index), batch_size, seed, training, rank, world_size)
@@ -255,13 +261,14 @@ class DaliLoader:
         labels = torch.from_numpy(self.index.labels[job.indices]).to(self.device)
         if self._workers is None:
             images = finish(torch.from_dlpack(outputs.as_tensor()), self.transform, job.draws)
+            images = images.to(self.dtype)
             return lambda: Batch(images, labels, indices)
         wait = self._begin_on_cpu(job, outputs)
         return lambda: Batch(wait(), labels, indices)
 
     def _begin_on_cpu(self, job: _Job, outputs: Any) -> Callable[[], Tensor]:
         size = self.transform.size
-        images = torch.empty((len(outputs), size, size, 3)).permute(0, 3, 1, 2)
+        images = torch.empty((len(outputs), size, size, 3), dtype=self.dtype).permute(0, 3, 1, 2)
         windows = [torch.from_dlpack(outputs[k]) for k in range(len(outputs))]
 
         def finish_chunk(start: int) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Batch:
     """Images ready for a network, all on one device."""
 
-    images: Tensor  # [N, 3, H, W] float32, channels_last, normalised
+    images: Tensor  # [N, 3, H, W] float32 or as asked for, channels_last, normalised
     labels: Tensor  # [N] int64, position in ImageIndex.classes
     indices: Tensor  # [N] int64, position in ImageIndex.files
 

@@ -56,6 +56,15 @@ def test_batch_layout(index: ImageIndex) -> None:
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(21))
 
 
+@pytest.mark.parametrize("transform", [TRAIN, EVAL], ids=["train", "eval"])
+def test_bfloat16_batches_are_the_float32_ones_rounded(index: ImageIndex, transform: TrainTransform) -> None:
+    usual, half = (loader(index, transform, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    for expected, batch in zip(usual.epoch(0), half.epoch(0), strict=True):
+        assert batch.images.dtype == torch.bfloat16
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch.images, expected.images.to(torch.bfloat16))
+
+
 def test_is_a_loader(index: ImageIndex) -> None:
     training = loader(index, TRAIN)
     assert isinstance(training, Loader)
@@ -339,8 +348,9 @@ def test_names_beyond_ascii(tmp_path: Path) -> None:
         ({"prefetch": 0}, "prefetch must be at least 1"),
         ({"rank": 1}, "rank must be in 0..0"),
         ({"seed": -1}, "seed must be"),
+        ({"dtype": torch.float16}, "dtype must be one of"),
     ],
-    ids=["device", "device-number", "batch", "threads", "prefetch", "rank", "seed"],
+    ids=["device", "device-number", "batch", "threads", "prefetch", "rank", "seed", "dtype"],
 )
 def test_bad_arguments_are_named(index: ImageIndex, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
