@@ -266,9 +266,16 @@ class Run:
             seed=self.config.seed,
         ).to(self.device)
 
-    def train(self, teacher: Teacher, on_progress: OnTrainProgress | None = None) -> Supernet:
-        """Trains the supernet, or what is left of that, on all training images but the rated ones."""
+    def train(
+        self, teacher: Teacher, on_progress: OnTrainProgress | None = None, *, profile_into: Path | None = None
+    ) -> Supernet:
+        """Trains the supernet, or what is left of that, on all training images but the rated ones.
+
+        Args:
+            profile_into: directory for a profiler's trace of a few steps; None: no profiler.
+        """
         from dna_fast.train import Trainer
+        from dna_fast.train_profile import profiled
 
         supernet = self.supernet(teacher)
         trainer = Trainer(
@@ -279,7 +286,12 @@ class Run:
             checkpoints=self.directory / "supernet",
             identity=self._identity(teacher),
         )
-        trainer.run(self.images.loader(self.images.unrated, self.config.train.batch_size, training=True), on_progress)
+        loader = self.images.loader(self.images.unrated, self.config.train.batch_size, training=True)
+        if profile_into is None:
+            trainer.run(loader, on_progress)
+        else:
+            with profiled(loader, profile_into) as watched:
+                trainer.run(watched, on_progress)
         return supernet
 
     def _identity(self, teacher: Teacher) -> str:
