@@ -83,6 +83,13 @@ def train(
             "must refuses to begin."
         ),
     ] = Resume.AUTO,
+    profiled: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Write a profiler's trace of a few steps to RUN/logs/profile, for TensorBoard or Perfetto.",
+        ),
+    ] = False,
 ) -> None:
     """Train the supernet: every student block against the teacher's block. Goes on from the last checkpoint if there is one."""
     from dna_fast.pipeline import Run
@@ -102,7 +109,8 @@ def train(
             raise ValueError(f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}")
         say_overrides(display, config, overrides)
         run = Run.start(config, out, overrides or ())
-    train_supernet(run, prepare_teacher(run, display, tensorboard=tensorboard), display, tensorboard=tensorboard)
+    teacher = prepare_teacher(run, display, tensorboard=tensorboard)
+    train_supernet(run, teacher, display, tensorboard=tensorboard, profiled=profiled)
     display.note(f"Next: dna-fast rate {run.directory}")
 
 

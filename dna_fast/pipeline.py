@@ -266,9 +266,16 @@ class Run:
             seed=self.config.seed,
         ).to(self.device)
 
-    def train(self, teacher: Teacher, on_progress: OnTrainProgress | None = None) -> Supernet:
-        """Trains the supernet, or what is left of that, on all training images but the rated ones."""
+    def train(
+        self, teacher: Teacher, on_progress: OnTrainProgress | None = None, *, profile_into: Path | None = None
+    ) -> Supernet:
+        """Trains the supernet, or what is left of that, on all training images but the rated ones.
+
+        Args:
+            profile_into: directory for a profiler's trace of a few steps; None: no profiler.
+        """
         from dna_fast.train import Trainer
+        from dna_fast.train_profile import profiled
 
         supernet = self.supernet(teacher)
         trainer = Trainer(
@@ -281,7 +288,12 @@ class Run:
         )
         config = self.config.train
         half = config.amp_dtype is not None  # the teacher's and the student's first convolutions round to it
-        trainer.run(self.images.loader(self.images.unrated, config.batch_size, training=True, half=half), on_progress)
+        loader = self.images.loader(self.images.unrated, config.batch_size, training=True, half=half)
+        if profile_into is None:
+            trainer.run(loader, on_progress)
+        else:
+            with profiled(loader, profile_into) as watched:
+                trainer.run(watched, on_progress)
         return supernet
 
     def _identity(self, teacher: Teacher) -> str:

@@ -62,19 +62,25 @@ def prepare_teacher(run: Run, display: Display, *, tensorboard: bool = False) ->
     return teacher
 
 
-def train_supernet(run: Run, teacher: Teacher, display: Display, *, tensorboard: bool = False) -> Supernet:
-    """Trains the supernet, showing and logging losses and images per second."""
-    blocks = range(len(run.space.blocks))
+def train_supernet(
+    run: Run, teacher: Teacher, display: Display, *, tensorboard: bool = False, profiled: bool = False
+) -> Supernet:
+    """Trains the supernet, showing and logging losses, images per second, and where the time goes.
+
+    Args:
+        profiled: write a profiler's trace of a few steps to `logs/profile`.
+    """
+    from dna_fast import train_log
+
     finish = stage_record(run.directory, "train", str(run.device))
-    columns = ("epoch", "step", "images_per_s", *(f"loss_{b}" for b in blocks))
+    columns = train_log.columns(run.space)
+    profile_into = run.directory / "logs" / "profile" if profiled else None
 
     def report(update: Update, log: StageLog) -> Callable[[Progress], None]:
         def on_progress(p: Progress) -> None:
-            losses = " ".join(f"{loss:.4f}" for loss in p.losses)
-            update(p.position.step, p.total_steps, f"{p.images_per_s:.0f} images/s, losses {losses}")
+            update(p.position.step, p.total_steps, train_log.remarks(p))
             if p.position.batch:  # at an epoch's end it tells the epoch's means, which are in the checkpoint's history
-                known = {"epoch": p.position.epoch, "step": p.position.step, "images_per_s": p.images_per_s}
-                log.add(known | {f"loss_{b}": loss for b, loss in enumerate(p.losses)})
+                log.add(train_log.row(p))
 
         return on_progress
 
@@ -82,9 +88,11 @@ def train_supernet(run: Run, teacher: Teacher, display: Display, *, tensorboard:
         display.progress("supernet") as update,
         stage_log(run.directory, "supernet", columns, tensorboard=tensorboard) as log,
     ):
-        supernet = run.train(teacher, report(update, log))
+        supernet = run.train(teacher, report(update, log), profile_into=profile_into)
     finish(log.rows > 0)
-    display.note(f"supernet of {len(blocks)} blocks trained: {run.directory / 'supernet'}")
+    display.note(f"supernet of {len(run.space.blocks)} blocks trained: {run.directory / 'supernet'}")
+    if profile_into is not None:
+        display.note(f"profile, for TensorBoard or Perfetto: {profile_into / 'train.pt.trace.json'}")
     return supernet
 
 

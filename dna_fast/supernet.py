@@ -38,11 +38,14 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W]
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        if len(x) > self.group and len(x) % self.group:
+        if len(x) <= self.group:  # not split: even of a single part split's backward pass makes a copy
+            return self._normed(x)
+        if len(x) % self.group:
             raise ValueError(f"batch norm: a batch must be a multiple of bn_group = {self.group} images, got {len(x)}")
-        groups = torch.split(x, self.group)
-        normed = [F.batch_norm(g, None, None, self.weight, self.bias, True, 0.0, self.eps) for g in groups]
-        return normed[0] if len(normed) == 1 else torch.cat(normed)
+        return torch.cat([self._normed(group) for group in torch.split(x, self.group)])
+
+    def _normed(self, group: Tensor) -> Tensor:
+        return F.batch_norm(group, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
 class PaddedConv2d(nn.Conv2d):
@@ -56,6 +59,10 @@ class PaddedConv2d(nn.Conv2d):
         if self.same:
             (top, bottom), (left, right) = (self._pads(size) for size in x.shape[-2:])
             x = F.pad(x, (left, right, top, bottom))
+        if self.groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # oneDNN's bfloat16 gradients of a depthwise convolution take up to 25 times as long as float32's.
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float()).to(x.dtype)
         return super().forward(x)
 
     def _pads(self, size: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -17,6 +18,7 @@ from dna_fast._files import make_directory
 from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.checkpoint import CheckpointStore, Measured, Position, load_block
 from dna_fast.config import TrainConfig
+from dna_fast.step_clock import PartTimes, StepClock
 from dna_fast.supernet import StudentBlock, Supernet
 from dna_fast.teacher import Teacher
 from dna_fast.train_step import Learner, adam
@@ -26,12 +28,22 @@ LOG_STEPS = 10  # losses stay on the device and are read this often: reading one
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress display needs; losses are means per block since the last report."""
+    """What a progress display needs.
+
+    Attributes:
+        losses: means per block since the last report; at the end of an epoch, over that.
+        cell_losses: per block its cells' means since the last report; empty at the end of an epoch.
+        times: where the time since the last report went.
+        gpu_bytes: most memory that tensors have taken on the GPU so far; 0 on the CPU.
+    """
 
     position: Position
     total_steps: int
     losses: tuple[float, ...]
     images_per_s: float
+    cell_losses: tuple[tuple[float, ...], ...]
+    times: PartTimes
+    gpu_bytes: int
 
 
 OnProgress = Callable[[Progress], None]
@@ -70,11 +82,12 @@ class Trainer:
         self.device = next(supernet.parameters()).device
         self.base_lrs = _learning_rates(config, len(supernet.blocks))
         self.optimizers = [adam(supernet.block(b), lr, config.weight_decay) for b, lr in enumerate(self.base_lrs)]
-        amp = torch.bfloat16 if config.amp_dtype == "bfloat16" else None
-        self.learners = [Learner(supernet, b, optimizer, seed, amp) for b, optimizer in enumerate(self.optimizers)]
+        self.amp = torch.bfloat16 if config.amp_dtype == "bfloat16" else None
+        self.learners = [Learner(supernet, b, optimizer, seed, self.amp) for b, optimizer in enumerate(self.optimizers)]
         self.position = Position()
         self.history: list[dict[str, Any]] = []
         self.meter = _Meter(len(self.optimizers), self.device)
+        self.clock = StepClock(self.device)
         if self.store is not None:
             make_directory(self.store.root)
             self._go_on(self.store)
@@ -118,34 +131,58 @@ class Trainer:
                 group["lr"] = base * self.config.lr_decay**self.position.epoch
         meter = self.meter
         meter.start()
+        self.clock.restart()
         total_steps, last_save = self.config.epochs * len(loader), time.monotonic()
         for batch in loader.epoch(self.position.epoch, self.position.batch):
-            meter.add(self.step(batch.images.to(self.device, non_blocking=True)), len(batch.images))
+            images = batch.images.to(self.device, non_blocking=True)
+            self.clock.mark("loader")
+            meter.add(self.step(images), len(images))
             self.position = replace(self.position, batch=self.position.batch + 1, step=self.position.step + 1)
             if self.position.step % LOG_STEPS == 0:
                 losses, speed = meter.read(self.position)
+                self.clock.mark("other")
                 if on_progress is not None:
-                    on_progress(Progress(self.position, total_steps, losses, speed))
+                    on_progress(self._progress(total_steps, losses, speed, self._cell_losses()))
             if interrupted.is_set():
                 self._save()
                 raise KeyboardInterrupt
             if time.monotonic() - last_save > 60 * self.config.checkpoint_minutes:
                 self._save()
                 last_save = time.monotonic()
+            self.clock.mark("other")
         record = meter.epoch_record(self.position)
         self.history.append(record)
         self.position = Position(self.position.epoch + 1, 0, self.position.step)
         self.meter = _Meter(len(self.optimizers), self.device)
         self._save()
         if on_progress is not None:
-            on_progress(Progress(self.position, total_steps, tuple(record["losses"]), record["images_per_s"]))
+            on_progress(self._progress(total_steps, tuple(record["losses"]), record["images_per_s"]))
+
+    def _progress(
+        self,
+        total_steps: int,
+        losses: tuple[float, ...],
+        images_per_s: float,
+        cell_losses: tuple[tuple[float, ...], ...] = (),
+    ) -> Progress:
+        gpu_bytes = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+        return Progress(self.position, total_steps, losses, images_per_s, cell_losses, self.clock.read(), gpu_bytes)
+
+    def _cell_losses(self) -> tuple[tuple[float, ...], ...]:
+        """Per block its cells' mean losses since the last call, by one copy from the device."""
+        means = [learner.take_cell_losses() for learner in self.learners]
+        flat = iter(torch.cat(means).tolist())
+        return tuple(tuple(itertools.islice(flat, len(block))) for block in means)
 
     def step(self, images: Tensor) -> Tensor:
         """One optimizer step of every block on images [N, 3, H, W]; returns the losses [blocks], on the device."""
-        features = self.teacher(images)
+        autocast = torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
+        with self.clock.part("teacher"), autocast:
+            features = self.teacher(images)
         inputs = (images, *features[:-1])
         pairs = zip(self.learners, inputs, features, strict=True)
-        return torch.stack([learner.step(x, target, self.position.step) for learner, x, target in pairs])
+        with self.clock.part("students"):
+            return torch.stack([learner.step(x, target, self.position.step) for learner, x, target in pairs])
 
     def _save(self) -> None:
         if self.store is None:

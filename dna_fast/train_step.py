@@ -30,6 +30,9 @@ class Learner:
     ) -> None:
         self.block, self.space, self.index = supernet.block(index), supernet.space, index
         self.optimizer, self.seed, self.amp = optimizer, seed, amp
+        # Summed on the device since `take_cell_losses`: reading them each step would wait for it.
+        self._cell_losses = torch.zeros(len(self.block.cells), device=next(self.block.parameters()).device)
+        self._steps = 0
 
     def step(self, x: Tensor, target: Tensor, step: int) -> Tensor:
         """One update.
@@ -51,7 +54,15 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        self._cell_losses += cell_losses.detach()
+        self._steps += 1
         return cell_losses.detach().mean()
+
+    def take_cell_losses(self) -> Tensor:
+        """Mean loss of every cell [cells] over the steps since the last call, on the device; nan if there were none."""
+        means = self._cell_losses / self._steps if self._steps else torch.full_like(self._cell_losses, torch.nan)
+        self._cell_losses, self._steps = torch.zeros_like(self._cell_losses), 0
+        return means
 
 
 def adam(block: StudentBlock, lr: float, weight_decay: float) -> torch.optim.Adam:

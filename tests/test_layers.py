@@ -37,7 +37,7 @@ RESTRICTED = {"argparse", "optparse"}  # arguments are parsed in one room
 
 EVERY_STAGE = (
     "architecture config cost data.* export ops.* profile rate recipe report retrain search space study supernet tables "
-    "teacher train"
+    "teacher train train_log train_profile"
 )
 
 TABLE: Mapping[str, Row] = {
@@ -75,8 +75,11 @@ TABLE: Mapping[str, Row] = {
     "checkpoint_state": row("_files"),
     "checkpoint": row("_files checkpoint_state optimizer_state resume tensor_files torch"),
     "parallel": row("torch"),
+    "step_clock": row("torch"),
     "train_step": row("ops.* supernet torch"),
-    "train": row("_files _loop checkpoint config parallel supernet teacher train_step torch"),
+    "train": row("_files _loop checkpoint config parallel step_clock supernet teacher train_step torch"),
+    "train_profile": row("_files _loop torch"),
+    "train_log": row("space step_clock train"),
     "calibration": row("supernet torch"),
     "rating_store": row("_files numpy"),
     "rate_features": row("_loop tables teacher numpy torch"),
