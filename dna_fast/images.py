@@ -171,7 +171,9 @@ class RunImages:
             prefetch=config.prefetch,
         )
 
-    def _loader(self, index: ImageIndex, transform: Transform, batch_size: int, settings: Settings, half: bool = False) -> DaliLoader:
+    def _loader(
+        self, index: ImageIndex, transform: Transform, batch_size: int, settings: Settings, half: bool = False
+    ) -> DaliLoader:
         import torch
 
         return DaliLoader(
