@@ -96,6 +96,7 @@ TABLE: Mapping[str, Row] = {
     "export_formats": row("__init__ _files about export export_source export_timm timm torch", "onnx onnxruntime"),
     "export_job": row("__init__ _files about export_check export_formats export_source torch"),
     "timm_models": row("architecture export export_timm timm_builder timm torch"),
+    "inherit": row("architecture calibration export supernet torch"),
     "mixing": row("numpy torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
