@@ -312,6 +312,12 @@ class RetrainConfig(Section):
         "The same of CutMix; with both, each batch takes one of them.", 0.0, unit="shape", rule=NOT_NEGATIVE
     )
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
+    head_epochs: int = key(
+        "With inherited weights: how many of the epochs come first and train the head alone.",
+        5,
+        unit="epochs",
+        rule=POSITIVE,
+    )
     random_baselines: int = key(
         "Random architectures of the winner's macs (within 1 %), retrained alike.",
         1,
