@@ -291,6 +291,12 @@ class RetrainConfig(Section):
     drop_path_rate: float = key("Stochastic depth of the last layer.", 0.2, unit="probability", rule=BELOW_ONE)
     distill_weight: float = key("Share of the loss against the teacher's logits.", 0.0, unit="fraction", rule=FRACTION)
     distill_temperature: float = key("Softens both logits.", 1.0, unit="logits", rule=POSITIVE)
+    feature_weight: float = key(
+        "Weight of the distance to the teacher's features, mse / var, mean over blocks, through 1x1 projections; 0: none.",
+        0.0,
+        unit="loss",
+        rule=NOT_NEGATIVE,
+    )
     color_jitter: float | None = key(
         "Brightness, contrast and saturation change by up to this share; null: 0.4, of digits 0.2.",
         None,

@@ -95,7 +95,7 @@ def fit_head(
     checkpoint: str | Path | None = None,
     checkpoint_minutes: float = 10.0,
 ) -> FitResult:
-    """Trains a network's head in place, everything before it frozen; leaves evaluation mode, and weights that can be trained.
+    """Trains a network's head in place, everything before it frozen; leaves evaluation mode.
 
     Args:
         model: as `export.build_model` builds it, without dropout and drop path.
@@ -105,22 +105,15 @@ def fit_head(
     Raises:
         as `retrain.fit`.
     """
-    training = HeadTraining(model)
-    trained = {p for module in training.head() for p in module.parameters()}
-    for p in model.parameters():
-        p.requires_grad_(p in trained)
-    try:
-        return fit(
-            training,
-            train_loader,
-            eval_loader,
-            recipe,
-            seed=seed,
-            teacher_logits=teacher_logits,
-            device=device,
-            on_step=on_step,
-            checkpoint=checkpoint,
-            checkpoint_minutes=checkpoint_minutes,
-        )
-    finally:
-        model.requires_grad_(True)
+    return fit(
+        HeadTraining(model),
+        train_loader,
+        eval_loader,
+        recipe,
+        seed=seed,
+        teacher_logits=teacher_logits,
+        device=device,
+        on_step=on_step,
+        checkpoint=checkpoint,
+        checkpoint_minutes=checkpoint_minutes,
+    )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dna_fast.architecture import Architecture
     from dna_fast.checkpoint import Checkpoint
+    from dna_fast.distill import FeatureDistiller
     from dna_fast.images import RunImages
     from dna_fast.rate import OnProgress as OnRateProgress
     from dna_fast.recipe import Accuracy, Recipe
@@ -235,6 +236,7 @@ class Run:
         *,
         checkpoint: Path,
         logits: Callable[[Tensor], Tensor] | None = None,
+        distiller: FeatureDistiller | None = None,
     ) -> FitResult:
         """Trains a classifier on all training images; the checkpoint's name must tell apart whatever it depends on."""
         from dna_fast.retrain import fit
@@ -246,6 +248,7 @@ class Run:
             recipe,
             seed=self.config.seed,
             teacher_logits=logits,
+            distiller=distiller,
             device=self.device,
             on_step=on_step,
             checkpoint=checkpoint,
@@ -418,6 +421,7 @@ class Run:
             on_step,
             checkpoint=checkpoint,
             logits=teacher.logits if recipe.distill_weight > 0 else None,
+            distiller=self.distiller(arch, teacher),
         )
         save_model(model, arch, self.directory / "models" / name)
         write_json(self.directory / "models" / name / "training.json", {**result.to_dict(), "recipe": asdict(recipe)})
@@ -427,6 +431,15 @@ class Run:
         """Where an architecture's training is kept; the name tells apart architectures, recipes, teachers, and what is inherited."""
         digest = _digest([arch.to_dict(), asdict(self.recipe()), teacher.weights_sha256(), *inherited])
         return self.directory / FITS / f"{name}-{digest[:12]}.safetensors"
+
+    def distiller(self, arch: Architecture, teacher: Teacher) -> FeatureDistiller | None:
+        """What compares an architecture's features with the teacher's in training; None where the recipe asks for nothing."""
+        from dna_fast.distill import FeatureDistiller
+
+        if self.config.retrain.feature_weight == 0:
+            return None
+        widths = tuple(layers[-1].out_channels for layers in arch.blocks)
+        return FeatureDistiller(widths, teacher, seed=self.config.seed)
 
     def recipe(self) -> Recipe:
         """How networks are retrained, as the configuration says."""

@@ -148,6 +148,7 @@ class Inheritance:
             on_step,
             checkpoint=self.checkpoints(arch, name)[1],
             logits=self.teacher.logits if recipe.distill_weight > 0 else None,
+            distiller=run.distiller(arch, self.teacher),
         )
         result = InheritedResult(head, whole)
         save_model(model, arch, run.directory / "models" / name)

@@ -48,7 +48,6 @@ def test_the_head_learns_and_nothing_else_moves(recipe: Any) -> None:
     assert result.history[-1].loss < result.history[0].loss
     assert result.accuracy == evaluate(model, EVAL)
     assert not model.training
-    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_training_mode_reaches_the_head_alone() -> None:
@@ -73,7 +72,6 @@ def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path, monkeypat
     arguments: dict[str, Any] = {"seed": 3, "teacher_logits": true_logits, "checkpoint": path}
     with pytest.raises(KeyboardInterrupt):
         fit_head(halves, TRAIN, EVAL, DISTILLED, **arguments, on_step=stopping_after(13))  # type: ignore[arg-type]
-    assert all(p.requires_grad for p in halves.parameters())
     fit_head(resumed, TRAIN, EVAL, DISTILLED, **arguments)
     assert same_weights(whole, resumed)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -97,11 +97,12 @@ TABLE: Mapping[str, Row] = {
     "export_job": row("__init__ _files about export_check export_formats export_source torch"),
     "timm_models": row("architecture export export_timm timm_builder timm torch"),
     "inherit": row("architecture calibration export supernet torch"),
+    "distill": row("teacher torch"),
     "head": row("_loop inherit recipe retrain torch"),
     "mixing": row("numpy torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
-        "_files _loop architecture mixing optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
+        "_files _loop architecture distill mixing optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
     ),
     # Latencies of a device: tables and their sums need no torch, so that a search can read them anywhere.
     "profile_layers": row("architecture space numpy"),
@@ -156,7 +157,7 @@ TABLE: Mapping[str, Row] = {
     "images": row("_files config data.* numpy", "data.* timm"),
     "pipeline": row(
         "__init__ _files config resume space numpy",
-        f"{EVERY_STAGE} checkpoint images profile_table rating_store tensor_files torch",
+        f"{EVERY_STAGE} checkpoint distill images profile_table rating_store tensor_files torch",
     ),
     "query": row(
         "_files _names architecture config cost explanation restrictions search space tables", "display pipeline"
