@@ -24,11 +24,11 @@ from dna_fast.cli_options import (
     RunDir,
     TensorBoard,
     open_display,
-    open_run,
     say_overrides,
 )
 from dna_fast.cli_profile import profile
 from dna_fast.cli_report import report
+from dna_fast.cli_retrain import retrain
 from dna_fast.cli_search import cost, search
 from dna_fast.cli_study import study
 from dna_fast.resume import DamagedWarning, Resume, Which, check_resume
@@ -154,38 +154,7 @@ app.add_typer(cli_config.app, name="config")
 app.add_typer(data, name="data")
 
 
-@app.command()
-def retrain(
-    run: RunDir,
-    arch: Annotated[Path | None, typer.Option(help="An architecture file; default: the run's winner.")] = None,
-    baselines: Annotated[bool, typer.Option(help="Also train the baselines that the configuration asks for.")] = True,
-    tensorboard: TensorBoard = False,
-    resume: Annotated[
-        Resume,
-        typer.Option(
-            help="What to do about training of this architecture that the run holds: auto goes on with it, or begins; never refuses "
-            "to go on; must refuses to begin. Baselines go on in any case."
-        ),
-    ] = Resume.AUTO,
-) -> None:
-    """Train the found architecture from scratch, and its baselines by the same recipe."""
-    from dna_fast.architecture import Architecture
-    from dna_fast.query import Query
-    from dna_fast.stages import compare, plot_comparison, prepare_teacher
-
-    opened, display = open_run(run), open_display()
-    path = arch if arch is not None else run / "architecture.json"
-    if not path.exists():
-        raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
-    name = "found" if arch is None else arch.stem
-    chosen, teacher = Architecture.load(path), prepare_teacher(opened, display)
-    check_resume(resume, name, [opened.fit_checkpoint(chosen, teacher, name)])
-    results = compare(opened, {name: chosen}, teacher, display, with_baselines=baselines, tensorboard=tensorboard)
-    if all(result.arch.candidates for result in results):  # a published network is no member of the rated space
-        plot_comparison(run / "front.png", Query.of_run(opened).as_answered(run), results)
-    display.note(f"Next: dna-fast report {run}")
-
-
+app.command()(retrain)
 app.command()(report)
 app.command()(export)
 app.command()(profile)

@@ -291,6 +291,12 @@ class RetrainConfig(Section):
     drop_path_rate: float = key("Stochastic depth of the last layer.", 0.2, unit="probability", rule=BELOW_ONE)
     distill_weight: float = key("Share of the loss against the teacher's logits.", 0.0, unit="fraction", rule=FRACTION)
     distill_temperature: float = key("Softens both logits.", 1.0, unit="logits", rule=POSITIVE)
+    feature_weight: float = key(
+        "Weight of the distance to the teacher's features, mse / var, mean over blocks, through 1x1 projections; 0: none.",
+        0.0,
+        unit="loss",
+        rule=NOT_NEGATIVE,
+    )
     color_jitter: float | None = key(
         "Brightness, contrast and saturation change by up to this share; null: 0.4, of digits 0.2.",
         None,
@@ -312,6 +318,12 @@ class RetrainConfig(Section):
         "The same of CutMix; with both, each batch takes one of them.", 0.0, unit="shape", rule=NOT_NEGATIVE
     )
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
+    head_epochs: int = key(
+        "With inherited weights: how many of the epochs come first and train the head alone.",
+        5,
+        unit="epochs",
+        rule=POSITIVE,
+    )
     random_baselines: int = key(
         "Random architectures of the winner's macs (within 1 %), retrained alike.",
         1,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dna_fast.architecture import Architecture
     from dna_fast.checkpoint import Checkpoint
+    from dna_fast.distill import FeatureDistiller
     from dna_fast.images import RunImages
     from dna_fast.rate import OnProgress as OnRateProgress
     from dna_fast.recipe import Accuracy, Recipe
@@ -217,7 +218,7 @@ class Run:
             ema_decay=config.ema_decay,
             eval_epochs=config.epochs,
         )
-        result = self._fit(model, recipe, on_step, checkpoint=self.directory / FITS / "teacher.safetensors")
+        result = self.fit_classifier(model, recipe, on_step, checkpoint=self.directory / FITS / "teacher.safetensors")
         write_json(self.directory / "teacher_training.json", result.to_dict())
         if result.accuracy.top1 < config.min_accuracy:
             raise RuntimeError(
@@ -227,7 +228,7 @@ class Run:
         write_tensors(path, model.state_dict())
         return model
 
-    def _fit(
+    def fit_classifier(
         self,
         model: nn.Module,
         recipe: Recipe,
@@ -235,6 +236,7 @@ class Run:
         *,
         checkpoint: Path,
         logits: Callable[[Tensor], Tensor] | None = None,
+        distiller: FeatureDistiller | None = None,
     ) -> FitResult:
         """Trains a classifier on all training images; the checkpoint's name must tell apart whatever it depends on."""
         from dna_fast.retrain import fit
@@ -246,6 +248,7 @@ class Run:
             recipe,
             seed=self.config.seed,
             teacher_logits=logits,
+            distiller=distiller,
             device=self.device,
             on_step=on_step,
             checkpoint=checkpoint,
@@ -312,16 +315,13 @@ class Run:
         Raises:
             ValueError: the supernet is not trained to the end.
         """
-        from dna_fast.checkpoint import load_block
         from dna_fast.rate import RateOptions, rate
         from dna_fast.rating_store import RatingStore
 
-        config, supernet = self.config.rate, self.supernet(teacher)
+        config = self.config.rate
         if max_memory_bytes is None and config.max_memory is not None:
             max_memory_bytes = parse_quantity(config.max_memory)
-        found = self._trained_checkpoint(teacher)
-        for b in range(len(supernet.blocks)):
-            load_block(found, b, supernet.block(b))
+        supernet, found = self.trained_supernet(teacher)
         calibration, rated = (self.images.split(name) for name in ("calibration", "rating"))
         provenance = {
             "teacher_sha256": teacher.weights_sha256(),
@@ -350,6 +350,19 @@ class Run:
         table.save(self.directory / "ratings.npz")
         store.clear()  # the table has them; a rating begun anew must not find those of older code
         return table
+
+    def trained_supernet(self, teacher: Teacher) -> tuple[Supernet, Checkpoint]:
+        """The student with the weights of the run's `checkpoint`, and that checkpoint.
+
+        Raises:
+            ValueError: the supernet is not trained to the end.
+        """
+        from dna_fast.checkpoint import load_block
+
+        supernet, found = self.supernet(teacher), self._trained_checkpoint(teacher)
+        for b in range(len(supernet.blocks)):
+            load_block(found, b, supernet.block(b))
+        return supernet, found
 
     def _trained_checkpoint(self, teacher: Teacher) -> Checkpoint:
         """The checkpoint to rate, of a supernet that was trained to the end."""
@@ -412,27 +425,38 @@ class Run:
 
         from dna_fast.export import build_model, save_model
 
-        checkpoint, recipe = self.fit_checkpoint(arch, teacher, name), self._recipe()
+        checkpoint, recipe = self.fit_checkpoint(arch, teacher, name), self.recipe()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
             model = build_model(arch, num_classes=len(self.images.train.classes), **recipe.model_args())
-        result = self._fit(
+        result = self.fit_classifier(
             model,
             recipe,
             on_step,
             checkpoint=checkpoint,
             logits=teacher.logits if recipe.distill_weight > 0 else None,
+            distiller=self.distiller(arch, teacher),
         )
         save_model(model, arch, self.directory / "models" / name)
-        write_json(self.directory / "models" / name / "training.json", result.to_dict())
+        write_json(self.directory / "models" / name / "training.json", {**result.to_dict(), "recipe": asdict(recipe)})
         return result
 
-    def fit_checkpoint(self, arch: Architecture, teacher: Teacher, name: str) -> Path:
-        """Where an architecture's training is kept; the name tells apart architectures, recipes and teachers."""
-        digest = _digest([arch.to_dict(), asdict(self._recipe()), teacher.weights_sha256()])
+    def fit_checkpoint(self, arch: Architecture, teacher: Teacher, name: str, *inherited: str) -> Path:
+        """Where an architecture's training is kept; the name tells apart architectures, recipes, teachers, and what is inherited."""
+        digest = _digest([arch.to_dict(), asdict(self.recipe()), teacher.weights_sha256(), *inherited])
         return self.directory / FITS / f"{name}-{digest[:12]}.safetensors"
 
-    def _recipe(self) -> Recipe:
+    def distiller(self, arch: Architecture, teacher: Teacher) -> FeatureDistiller | None:
+        """What compares an architecture's features with the teacher's in training; None where the recipe asks for nothing."""
+        from dna_fast.distill import FeatureDistiller
+
+        if self.config.retrain.feature_weight == 0:
+            return None
+        widths = tuple(layers[-1].out_channels for layers in arch.blocks)
+        return FeatureDistiller(widths, teacher, seed=self.config.seed)
+
+    def recipe(self) -> Recipe:
+        """How networks are retrained, as the configuration says."""
         from dna_fast.recipe import Recipe
 
         config = self.config.retrain

@@ -40,6 +40,7 @@ class Recipe:
     drop_path_rate: float = 0.0
     distill_weight: float = 0.0  # share of the teacher in the loss
     distill_temperature: float = 1.0
+    feature_weight: float = 0.0  # of the distance between features and the teacher's, added to the loss
     grad_clip: float = 0.0  # largest norm of the gradient; 0: unlimited
     color_jitter: float | None = None  # these four replace the images' own augmentation; None: that
     erase_prob: float | None = None
@@ -56,7 +57,16 @@ class Recipe:
             _require(name, count, isinstance(count, int) and count > 0, "a positive integer")
         for name in ("lr", "decay_epochs", "decay_rate", "distill_temperature"):
             _require(name, getattr(self, name), getattr(self, name) > 0, "> 0")
-        for name in ("weight_decay", "momentum", "warmup_epochs", "grad_clip", "rand_augment", "mixup", "cutmix"):
+        for name in (
+            "weight_decay",
+            "momentum",
+            "warmup_epochs",
+            "feature_weight",
+            "grad_clip",
+            "rand_augment",
+            "mixup",
+            "cutmix",
+        ):
             _require(name, getattr(self, name), getattr(self, name) >= 0, ">= 0")
         _require("rand_magnitude", self.rand_magnitude, 0 <= self.rand_magnitude <= 10, "in [0, 10]")
         jitter, erased = self.color_jitter, self.erase_prob

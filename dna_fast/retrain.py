@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dna_fast._files import make_directory
 from dna_fast._loop import Batch, Loader, deferred_interrupt
+from dna_fast.distill import FeatureDistiller
 from dna_fast.mixing import Mixed, mix
 from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
 from dna_fast.recipe import Accuracy, Recipe, evaluate
@@ -83,6 +84,7 @@ def fit(
     *,
     seed: int,
     teacher_logits: TeacherLogits | None = None,
+    distiller: FeatureDistiller | None = None,
     device: str | torch.device = "cpu",
     on_step: Callable[[StepRecord], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -98,6 +100,7 @@ def fit(
         recipe: how to train.
         seed: of dropout and drop path; the initial weights come with the model, the order of images with the loader.
         teacher_logits: needed where `recipe.distill_weight` > 0; called without gradients, on `device`.
+        distiller: needed where `recipe.feature_weight` > 0; its projections train along.
         device: where to train.
         on_step, on_epoch: called between updates, every LOG_STEPS of them, and after every epoch.
         checkpoint: file that is written after every epoch, every `checkpoint_minutes` within one, and on Ctrl-C, and from which a
@@ -115,8 +118,8 @@ def fit(
     Source: distillation is Hinton et al., arXiv 1503.02531.
     """
     device = torch.device(device)
-    _check_arguments(model, train_loader, recipe, teacher_logits)
-    training = _Training(model, recipe, seed, len(train_loader), device)
+    _check_arguments(model, train_loader, recipe, teacher_logits, distiller)
+    training = _Training(model, recipe, seed, len(train_loader), device, distiller)
     if checkpoint is not None:
         make_directory(Path(checkpoint).parent)
         if Path(checkpoint).exists():
@@ -170,7 +173,13 @@ def distillation_loss(logits: Tensor, target: Tensor | Mixed, teacher: Tensor | 
     return (1 - weight) * loss + weight * temperature**2 * divergence
 
 
-def _check_arguments(model: nn.Module, loader: Loader, recipe: Recipe, teacher_logits: TeacherLogits | None) -> None:
+def _check_arguments(
+    model: nn.Module,
+    loader: Loader,
+    recipe: Recipe,
+    teacher_logits: TeacherLogits | None,
+    distiller: FeatureDistiller | None,
+) -> None:
     if len(loader) == 0:
         raise ValueError(f"fit: fewer images than one batch of {loader.batch_size}; lower the batch size or add images")
     if loader.batch_size != recipe.batch_size:
@@ -181,6 +190,9 @@ def _check_arguments(model: nn.Module, loader: Loader, recipe: Recipe, teacher_l
     if (teacher_logits is not None) != (recipe.distill_weight > 0):
         given = "no teacher_logits were" if teacher_logits is None else "teacher_logits were"
         raise ValueError(f"fit: distill_weight is {recipe.distill_weight} but {given} given; they go together")
+    if (distiller is not None) != (recipe.feature_weight > 0):
+        given = "no distiller was" if distiller is None else "a distiller was"
+        raise ValueError(f"fit: feature_weight is {recipe.feature_weight} but {given} given; they go together")
     drop_rate, drop_path = getattr(model, "drop_rate", 0.0), any(isinstance(m, DropPath) for m in model.modules())
     if (drop_rate, drop_path) != (recipe.drop_rate, recipe.drop_path_rate > 0):
         raise ValueError(
@@ -193,13 +205,24 @@ class _Training:
     """A run and where it stands."""
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, seed: int, updates_per_epoch: int, device: torch.device
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        seed: int,
+        updates_per_epoch: int,
+        device: torch.device,
+        distiller: FeatureDistiller | None = None,
     ) -> None:
         self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recipe, self.seed, self.updates_per_epoch, self.device = recipe, seed, updates_per_epoch, device
+        self.distiller = distiller
+        # Everything the optimizer moves; without projections the network alone, whose parameters keep their names.
+        self.trained: nn.Module = self.model
+        if distiller is not None:
+            self.trained = nn.ModuleDict({"model": self.model, "distiller": distiller.to(device)})
         eps = {} if recipe.opt_eps is None else {"eps": recipe.opt_eps}
         self.optimizer = create_optimizer_v2(
-            self.model,
+            self.trained,
             recipe.optimizer,
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
@@ -218,6 +241,8 @@ class _Training:
             updates_per_epoch=updates_per_epoch,
         )
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        if distiller is not None:
+            distiller.attach(self.model)  # behind the average, whose copy must not be listened to
         self.step = self.epoch = self.batch = 0
         self.history: list[EpochRecord] = []
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -236,14 +261,18 @@ class _Training:
             target = mix(images, labels, mixup=self.recipe.mixup, cutmix=self.recipe.cutmix, rng=rng)
             images = target.images
         with torch.no_grad():
-            teacher = None if teacher_logits is None else teacher_logits(images)
+            seen = None if self.distiller is None else self.distiller.look(images)
+            # one pass of the teacher for logits and features
+            teacher = None if teacher_logits is None else teacher_logits(images) if seen is None else seen
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp_dtype == "bfloat16"):
             logits = self.model(images)
         loss = distillation_loss(logits, target, teacher, self.recipe)
+        if self.distiller is not None:
+            loss = loss + self.recipe.feature_weight * self.distiller.loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.grad_clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+            nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.grad_clip)
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.step, self.batch = self.step + 1, self.batch + 1
@@ -280,7 +309,9 @@ class _Training:
         return self.history[-1]
 
     def result(self) -> FitResult:
-        """Leaves the final weights in the model."""
+        """Leaves the final weights in the model, and nothing that listens to it."""
+        if self.distiller is not None:
+            self.distiller.detach()
         if self.ema is not None:
             self.model.load_state_dict(self.ema.module.state_dict())
         self.model.eval()
@@ -289,7 +320,8 @@ class _Training:
         return FitResult(tuple(self.history), last.accuracy, last.seconds)
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model} if self.ema is None else {"model": self.model, "ema": self.ema.module}
+        found = {"model": self.model, "ema": None if self.ema is None else self.ema.module, "distiller": self.distiller}
+        return {kind: module for kind, module in found.items() if module is not None}
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this run to be continued by it."""
@@ -305,7 +337,7 @@ class _Training:
         if path is None:
             return
         self._check_finite()
-        tensors = optimizer_tensors(self.model, self.optimizer)
+        tensors = optimizer_tensors(self.trained, self.optimizer)
         for kind, module in self._modules().items():
             tensors |= {f"{kind}/{name}": t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
         state = {
@@ -353,7 +385,7 @@ class _Training:
             raise ValueError(
                 f"{path}: a checkpoint of another model; delete it or give another path: {error}"
             ) from error
-        load_optimizer(self.model, self.optimizer, tensors)
+        load_optimizer(self.trained, self.optimizer, tensors)
         for name, value in state["position"].items():
             setattr(self, name, value)
         self.loss_sum.fill_(state["loss_sum"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
     from dna_fast.rate import RateProgress
     from dna_fast.recipe import Accuracy
     from dna_fast.retrain import StepRecord
+    from dna_fast.retrain_inherited import Inheritance
     from dna_fast.supernet import Supernet
     from dna_fast.tables import RatingTable
     from dna_fast.teacher import Teacher
     from dna_fast.train import Progress
 
 MACS_TOLERANCE = 0.01  # a baseline "of equal macs" is within this share of the winner's
+
+INHERITED = "_inherited"  # what a name ends in, beside the same network from scratch
 
 MAX_DRAWS = 100  # of a baseline that must differ from the winner and the baselines before it
 
@@ -45,6 +49,7 @@ class Compared:
     params: int
     accuracy: Accuracy
     seconds: float
+    head_accuracy: Accuracy | None = None  # with inherited weights: when only the head was trained
 
 
 def prepare_teacher(run: Run, display: Display, *, tensorboard: bool = False) -> Teacher:
@@ -152,31 +157,60 @@ def baseline_architectures(run: Run, winner: Architecture) -> dict[str, Architec
 def compare(
     run: Run,
     chosen: Mapping[str, Architecture],
-    teacher: Teacher,
+    start: Teacher | Inheritance,
     display: Display,
     *,
     with_baselines: bool = True,
+    also: Mapping[str, Architecture] = MappingProxyType({}),
     tensorboard: bool = False,
 ) -> list[Compared]:
-    """Retrains an architecture (by name) and its baselines by one recipe; prints accuracies with 95 % intervals."""
+    """Retrains an architecture (by name) and its baselines by one recipe; prints accuracies with 95 % intervals.
+
+    Args:
+        chosen: the one network, by its name.
+        start: the teacher, and with it training from scratch; or what weights to start from.
+        with_baselines: those that the configuration asks for, too.
+        also: further networks, of no rated space: they have nothing to inherit and start from scratch.
+    """
+    from dna_fast.teacher import Teacher
+
     (winner,) = chosen.values()
     networks = {**chosen, **(baseline_architectures(run, winner) if with_baselines else {})}
-    results = []
-    for name, arch in networks.items():
-        finish = stage_record(run.directory, f"retrain/{name}", str(run.device))
-        with (
-            display.progress(f"retraining {name}") as update,
-            _classifier_log(run, f"models/{name}", tensorboard) as log,
-        ):
-            fitted = run.retrain(arch, teacher, name, _on_step(update, log))
-        finish(log.rows > 0)
-        costs = architecture_cost(arch)
-        results.append(Compared(name, arch, costs["macs"], costs["params"], fitted.accuracy, fitted.seconds))
+    results = [_retrained(run, name, arch, start, display, tensorboard) for name, arch in networks.items()]
+    teacher = start if isinstance(start, Teacher) else start.teacher
+    results += [_retrained(run, name, arch, teacher, display, tensorboard) for name, arch in also.items()]
+    head = ("head alone",) if any(r.head_accuracy for r in results) else ()
     rows: list[tuple[Any, ...]] = [
-        (r.name, f"{r.macs / 1e6:.2f} M", f"{r.params:,}", str(r.accuracy), f"{r.seconds:.0f} s") for r in results
+        (r.name, f"{r.macs / 1e6:.2f} M", f"{r.params:,}", str(r.accuracy), f"{r.seconds:.0f} s")
+        + ((str(r.head_accuracy or ""),) if head else ())
+        for r in results
     ]
-    display.table(("network", "macs", "params", "top-1 [95 % interval]", "trained in"), rows)
+    display.table(("network", "macs", "params", "top-1 [95 % interval]", "trained in", *head), rows)
     return results
+
+
+def _retrained(
+    run: Run, name: str, arch: Architecture, start: Teacher | Inheritance, display: Display, tensorboard: bool
+) -> Compared:
+    """One network of a comparison; with inherited weights its name says so."""
+    from dna_fast.teacher import Teacher
+
+    head_accuracy = None
+    if not isinstance(start, Teacher):
+        name += INHERITED
+    finish = stage_record(run.directory, f"retrain/{name}", str(run.device))
+    with (
+        display.progress(f"retraining {name}") as update,
+        _classifier_log(run, f"models/{name}", tensorboard) as log,
+    ):
+        if isinstance(start, Teacher):
+            fitted = run.retrain(arch, start, name, _on_step(update, log))
+        else:
+            both = start.retrain(arch, name, _on_head_step(update), _on_step(update, log))
+            fitted, head_accuracy = both.whole, both.head.accuracy
+    finish(log.rows > 0)
+    costs = architecture_cost(arch)
+    return Compared(name, arch, costs["macs"], costs["params"], fitted.accuracy, fitted.seconds, head_accuracy)
 
 
 def plot_comparison(path: Path, query: Query, results: Sequence[Compared]) -> None:
@@ -187,6 +221,10 @@ def plot_comparison(path: Path, query: Query, results: Sequence[Compared]) -> No
 
 def _classifier_log(run: Run, name: str, tensorboard: bool) -> AbstractContextManager[StageLog]:
     return stage_log(run.directory, name, ("epoch", "step", "lr", "loss"), tensorboard=tensorboard)
+
+
+def _on_head_step(update: Update) -> Callable[[StepRecord], None]:
+    return lambda record: update(record.step, record.total_steps, f"head, loss {record.loss:.4f}")
 
 
 def _on_step(update: Update, log: StageLog) -> Callable[[StepRecord], None]:

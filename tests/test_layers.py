@@ -99,10 +99,13 @@ TABLE: Mapping[str, Row] = {
     "export_formats": row("__init__ _files about export export_source export_timm timm torch", "onnx onnxruntime"),
     "export_job": row("__init__ _files about export_check export_formats export_source torch"),
     "timm_models": row("architecture export export_timm timm_builder timm torch"),
+    "inherit": row("architecture calibration export supernet torch"),
+    "distill": row("teacher torch"),
+    "head": row("_loop inherit recipe retrain torch"),
     "mixing": row("numpy torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row(
-        "_files _loop architecture mixing optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
+        "_files _loop architecture distill mixing optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
     ),
     # Latencies of a device: tables and their sums need no torch, so that a search can read them anywhere.
     "profile_layers": row("architecture space numpy"),
@@ -157,7 +160,7 @@ TABLE: Mapping[str, Row] = {
     "images": row("_files config data.* numpy", "data.* timm torch"),
     "pipeline": row(
         "__init__ _files config resume space numpy",
-        f"{EVERY_STAGE} checkpoint images profile_table rating_store tensor_files torch",
+        f"{EVERY_STAGE} checkpoint distill images profile_table rating_store tensor_files torch",
     ),
     "query": row(
         "_files _names architecture config cost explanation restrictions search space tables", "display pipeline"
@@ -179,20 +182,24 @@ TABLE: Mapping[str, Row] = {
     "stage_log": row("_files", "torch"),
     "provenance": row("__init__ _files about"),
     "stages": row(
-        "architecture config cost display fronts pipeline provenance query report stage_log numpy", EVERY_STAGE
+        "architecture config cost display fronts pipeline provenance query report stage_log numpy",
+        f"{EVERY_STAGE} retrain_inherited",
     ),
+    "retrain_inherited": row("_files architecture export head inherit pipeline recipe retrain supernet teacher torch"),
+    "recipes": row("_names architecture space"),
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "config_sources display pipeline"),
     "cli_failures": row("cli_options"),
     "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
     "cli_data": row("cli_options typer", "data.* display torch"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
+    "cli_retrain": row("cli_options resume typer", f"{EVERY_STAGE} pipeline query recipes retrain_inherited stages"),
     "cli_report": row("cli_options typer", "report_page"),
     "cli_export": row("cli_options typer", "export_formats export_job export_source"),
     "cli_profile": row("cli_options typer", "cost display numpy profile profile_layers profile_table space torch"),
     "cli_study": row("cli_options typer", "config numpy study study_plan study_published study_report"),
     "cli": row(
-        "cli_config cli_data cli_export cli_failures cli_options cli_profile cli_report cli_search cli_study resume typer",
+        "cli_config cli_data cli_export cli_failures cli_options cli_profile cli_report cli_retrain cli_search cli_study resume typer",
         f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }
