@@ -127,6 +127,7 @@ TABLE: Mapping[str, Row] = {
     # Data: knows no other room.
     "data": row("", "data.*"),
     "data.casualties": row("data.* numpy"),
+    "data.cifar10": row("numpy", "PIL"),
     "data.dali": row("data.* numpy torch", "nvidia"),
     "data.digits": row("data.* numpy", "PIL sklearn"),
     "data.errors": row(),
