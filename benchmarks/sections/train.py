@@ -38,7 +38,8 @@ def section(result: Result) -> Section:
         "paths; the loss of every cell is checked against float64 first.",
         "",
         f"By arithmetic alone the recipe takes {released:.1f} GMAC per image and epoch, one shared pass {ours:.1f}, which is",
-        f"{released / ours:.2f}x less; the teacher is {facts['teacher_macs'] / 1e9:.1f} of it. Targets count float32 against the tuned opponent.",
+        f"{released / ours:.2f}x less; the teacher is {facts['teacher_macs'] / 1e9:.1f} of it.",
+        "Targets count float32 against the tuned opponent.",
         "",
         *table(HEAD, rows, text_columns=2),
     ]
