@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.baselines_torch import mbconv_layer
-from dna_fast.space import SearchSpace
-from dna_fast.supernet import StudentBlock, Supernet
+from dna_fast.space import MBConvSpec
+from dna_fast.supernet import StudentCell, Supernet
 
 
 class PlainTeacher(nn.Module):
@@ -39,17 +39,14 @@ class PlainCell(nn.Module):
     """One cell of a student block, with the stem in block 0; starts from our weights.
 
     Args:
-        supernet: ours, with adapters.
+        supernet: ours.
         block, cell: which.
     """
 
     def __init__(self, supernet: Supernet, block: int, cell: int) -> None:
         super().__init__()
-        space, ours = supernet.space, supernet.block(block).cell(cell)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(_operator(space, layer, choice) for choice in range(len(space.choices)))
-            for layer in space.layers(block, cell)
-        )
+        ours = supernet.block(block).cell(cell)
+        self.layers = nn.ModuleList(nn.ModuleList(map(_operator, specs)) for specs in specs_of(ours))
         self.in_adapter, self.out_adapter = _plain_adapter(ours.in_adapter), _plain_adapter(ours.out_adapter)
         self.load_state_dict(ours.state_dict())
         self.stem = _stem(supernet) if block == 0 else nn.Identity()
@@ -101,8 +98,19 @@ class PlainTraining:
         return loss.detach()
 
 
-def _operator(space: SearchSpace, layer: Any, choice: int) -> nn.Module:
-    spec = space.mbconv(layer, choice)
+def specs_of(cell: StudentCell) -> list[list[MBConvSpec]]:
+    """Of every operator of every layer as they were built, which depends on the boundary."""
+    return [[_spec(operator) for operator in layer] for layer in cell.layers]  # type: ignore[attr-defined]
+
+
+def _spec(layer: Any) -> MBConvSpec:
+    depthwise = layer.conv_dw
+    se = layer.se.conv_reduce.out_channels if hasattr(layer.se, "conv_reduce") else 0
+    widths = layer.conv_pw.in_channels, depthwise.in_channels, layer.conv_pwl.out_channels
+    return MBConvSpec(*widths, depthwise.kernel_size[0], depthwise.stride[0], se)
+
+
+def _operator(spec: MBConvSpec) -> nn.Module:
     widths = spec.in_channels, spec.mid_channels, spec.out_channels
     return mbconv_layer(*widths, spec.kernel, spec.stride, spec.se_channels)
 
@@ -115,9 +123,8 @@ def _stem(supernet: Supernet) -> nn.Module:
     """3x3 convolution, batch norm, SiLU, depthwise-separable layer."""
     from timm.models._efficientnet_blocks import DepthwiseSeparableConv, SqueezeExcite
 
-    frame, block = supernet.space.frame, supernet.block(0)
-    assert isinstance(block, StudentBlock)
-    ours: Any = block.stem
+    frame = supernet.space.frame
+    ours: Any = supernet.block(0).stem
     conv = nn.Conv2d(3, frame.stem_channels, 3, frame.stem_stride, 1, bias=False)
     norm = nn.BatchNorm2d(frame.stem_channels, frame.bn_eps)
     ds = DepthwiseSeparableConv(

@@ -1,6 +1,6 @@
 """A training step of every cell of a space behind EfficientNet's features: ours, the parts of the gain, the released recipe.
 
-Request: model (timm name), space (preset), batch, dtypes, threads, pace (Pace's fields).
+Request: model (timm name), space (preset), boundary, batch, dtypes, threads, pace (Pace's fields).
 
 Ways: "released" and "tuned" train one cell each (field cell), behind a teacher pass of their own: as the code was published (channels
 first, the allocator as it comes), and channels-last with an allocator that keeps freed memory. "shared" is one plain teacher pass for
@@ -10,7 +10,7 @@ all cells; "teacher", "loss" and "ours" add our fused teacher, our loss, and tor
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.baselines_torch import settle_norms
-from benchmarks.baselines_training import PlainCell, PlainTeacher, PlainTraining
+from benchmarks.baselines_training import PlainCell, PlainTeacher, PlainTraining, specs_of
 from benchmarks.race import Contestant, Pace, keep_freed_memory, race
 from benchmarks.races.teacher import Trunk
 from dna_fast.config import TrainConfig
@@ -65,7 +65,8 @@ class Job:
 def main(request: dict[str, Any]) -> dict[str, Any]:
     """Per contestant its times and how far its losses are from float64's; the work of ours and of the released recipe."""
     torch.set_num_threads(request["threads"])
-    job, pace = job_of(request["model"], preset(request["space"]), request["batch"]), Pace(**request["pace"])
+    space, pace = preset(request["space"]), Pace(**request["pace"])
+    job = job_of(request["model"], space, request["boundary"], request["batch"])
     expected, entries = exact_losses(job), []
     if "float32" in request["dtypes"]:
         entries += race(list(_one_by_one(job, "released", "float32", expected)), pace)
@@ -75,7 +76,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     return {"entries": entries, "facts": work(job)}
 
 
-def job_of(model_name: str, space: SearchSpace, batch: int) -> Job:
+def job_of(model_name: str, space: SearchSpace, boundary: str, batch: int) -> Job:
     """Random weights, batch norms with the statistics of a batch; the step whose paths are of average work."""
     import timm
 
@@ -85,8 +86,8 @@ def job_of(model_name: str, space: SearchSpace, batch: int) -> Job:
     model = timm.create_model(model_name).eval().to(memory_format=torch.channels_last)
     settle_norms(Trunk(model), images[:4], residual_scale=RESIDUAL_SCALE)
     teacher = teacher_of(model, space, fused=False)
-    supernet = Supernet(space, teacher.plan.channels, bn_group=batch, seed=SEED)
-    macs = [students_macs(space, step) for step in range(STEPS_LOOKED_AT)]
+    supernet = Supernet(space, teacher.plan.channels, boundary=boundary, bn_group=batch, seed=SEED)
+    macs = students_macs(supernet, range(STEPS_LOOKED_AT))
     average = sum(macs) / len(macs)
     step = min(range(len(macs)), key=lambda k: abs(macs[k] - average))
     return Job(model, teacher, supernet, images, step)
@@ -99,21 +100,34 @@ def teacher_of(model: Any, space: SearchSpace, *, fused: bool) -> Teacher:
     return Teacher(copy.deepcopy(model), cuts, input_size=(3, size, size), fused=fused)
 
 
-def students_macs(space: SearchSpace, step: int) -> int:
-    """Of all cells' forward passes along the paths of a step, one image; the stem once, no adapters."""
-    total = stem_cost(space.frame)["macs"]
-    for b in range(len(space.blocks)):
-        for c, path in enumerate(sample_paths(space, seed=SEED, step=step, block=b)):
-            specs = zip(space.layers(b, c), path, strict=True)
-            total += sum(layer_cost(space.mbconv(layer, choice), layer.in_size)["macs"] for layer, choice in specs)
-    return total
+def students_macs(supernet: Supernet, steps: Iterable[int]) -> list[int]:
+    """Per step those of all cells' forward passes along its paths, one image; the stem once."""
+    space, fixed = supernet.space, stem_cost(supernet.space.frame)["macs"]
+    of_layers: dict[tuple[int, int], list[list[int]]] = {}
+    for b, block in enumerate(space.blocks):
+        for c in range(len(block.cells)):
+            cell = supernet.block(b).cell(c)
+            specs = zip(specs_of(cell), space.layers(b, c), strict=True)
+            of_layers[b, c] = [[layer_cost(spec, at.in_size)["macs"] for spec in layer] for layer, at in specs]
+            for adapter, size in ((cell.in_adapter, space.in_size(b)), (cell.out_adapter, space.out_size(b))):
+                fixed += sum(p.numel() for p in adapter.parameters() if p.dim() > 1) * size**2
+
+    def drawn(step: int) -> int:
+        total = fixed
+        for b in range(len(space.blocks)):
+            for c, path in enumerate(sample_paths(space, seed=SEED, step=step, block=b)):
+                total += sum(layer[choice] for layer, choice in zip(of_layers[b, c], path, strict=True))
+        return total
+
+    return [drawn(step) for step in steps]
 
 
 def work(job: Job) -> dict[str, Any]:
     """Multiply-accumulates per image: teacher passes and students, one shared pass against one for every cell."""
     space, points = job.supernet.space, job.teacher.plan.points
     behind = [sum(p.macs for p in points[: b + 1]) for b in range(len(points))]
-    students = (1 + BACKWARD) * students_macs(space, job.step)
+    (students,) = students_macs(job.supernet, [job.step])
+    students *= 1 + BACKWARD
     stems = (1 + BACKWARD) * stem_cost(space.frame)["macs"] * (len(space.blocks[0].cells) - 1)
     return {
         "macs_ours": behind[-1] + students,
@@ -126,13 +140,14 @@ def work(job: Job) -> dict[str, Any]:
 @torch.no_grad()
 def exact_losses(job: Job) -> list[float]:
     """Every cell's loss before the first update, in float64 by plain PyTorch."""
-    teacher, exact = PlainTeacher(copy.deepcopy(job.model).double()), []
+    teacher = teacher_of(copy.deepcopy(job.model).double(), job.supernet.space, fused=False)
     images = job.images.double()
+    features = (images, *teacher(images))
+    losses = []
     for b, c in job.cells:
-        x, target = teacher(images, b)
-        student = PlainCell(job.supernet, b, c).double()
-        exact.append(F.mse_loss(student(images if b == 0 else x, job.path(b, c)), target).item())
-    return exact
+        out = PlainCell(job.supernet, b, c).double()(features[b], job.path(b, c))
+        losses.append(F.mse_loss(out, features[b + 1]).item())
+    return losses
 
 
 def _check(expected: list[float], dtype: str, losses: Tensor) -> dict[str, Any]:
@@ -158,7 +173,8 @@ def _one_by_one(job: Job, way: str, dtype: str, expected: list[float]) -> Iterat
     images = job.images.contiguous(memory_format=layout)
     for number, (b, c) in enumerate(job.cells):
         cell = PlainCell(job.supernet, b, c)
-        cell.to(memory_format=torch.channels_last) if way == "tuned" else None
+        if way == "tuned":
+            cell = cell.to(memory_format=torch.channels_last)
         training = PlainTraining(teacher, cell, b, LR, WEIGHT_DECAY, _amp(dtype))
         fields = {"way": way, "dtype": dtype, "cell": f"{b}.{c}", "allocator": _allocator(way)}
         check = partial(_check, expected[number : number + 1], dtype)
