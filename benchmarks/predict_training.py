@@ -67,33 +67,30 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Consecutive blocks and how many GPUs share their images."""
-
-    blocks: range
-    replicas: int
-
-
-@dataclass(frozen=True)
 class Prediction:
-    """Of one placement.
+    """Of one placement: consecutive blocks by stage, and replicas of every stage, which share out each batch.
 
     Attributes:
-        placement: its name.
-        stages: of one node where blocks are spread, of all GPUs otherwise.
+        stages: the blocks of each.
+        replicas: of every stage, over all nodes; a node holds whole sets of stages.
         balance: mean work of a GPU over that of the busiest.
         compute_s, traffic_s: of a step.
         sent_bytes: by the GPU that sends most, in a step.
         hours: of the whole run.
     """
 
-    placement: str
-    stages: tuple[Stage, ...]
+    stages: tuple[range, ...]
+    replicas: int
     balance: float
     compute_s: float
     traffic_s: float
     sent_bytes: float
     hours: float
+
+    @property
+    def words(self) -> str:
+        """As `train.placement` has it."""
+        return "+".join(str(len(blocks)) for blocks in self.stages) + f"x{self.replicas}"
 
 
 def work_of(space: SearchSpace, teacher_macs: Sequence[int], channels: Sequence[int]) -> list[Work]:
@@ -111,11 +108,10 @@ def work_of(space: SearchSpace, teacher_macs: Sequence[int], channels: Sequence[
     return found
 
 
-def image_s(work: Sequence[Work], machine: Machine, *, taught: Sequence[Work] | None = None) -> float:
-    """Seconds of one GPU for one image: students of some blocks, and the teacher of these or of other ones."""
-    teacher = sum(w.teacher_macs for w in (work if taught is None else taught)) / (machine.teacher_tmacs * 1e12)
-    students = sum(w.student_macs for w in work) * FORWARD_AND_BACKWARD / (machine.student_tmacs * 1e12)
-    return teacher + students
+def image_s(work: Sequence[Work], machine: Machine) -> float:
+    """Seconds of one GPU for one image: teacher and students of some blocks."""
+    teacher = sum(w.teacher_macs for w in work) / (machine.teacher_tmacs * 1e12)
+    return teacher + sum(w.student_macs for w in work) * FORWARD_AND_BACKWARD / (machine.student_tmacs * 1e12)
 
 
 def ring_bytes(values: float, ranks: int) -> float:
@@ -123,78 +119,49 @@ def ring_bytes(values: float, ranks: int) -> float:
     return 2 * (ranks - 1) / ranks * values * GRADIENT_BYTES
 
 
-def partitions(blocks: int, gpus: int) -> Iterator[tuple[Stage, ...]]:
-    """All ways to cut blocks into as many stages as there can be, and to give each of them some of the GPUs, all of which are used."""
-    count = min(blocks, gpus)
-    for cuts in combinations(range(1, blocks), count - 1):
-        for shares in combinations(range(1, gpus), count - 1):
-            borders, ends = (0, *cuts, blocks), (0, *shares, gpus)
-            yield tuple(Stage(range(borders[s], borders[s + 1]), ends[s + 1] - ends[s]) for s in range(count))
+def partitions(blocks: int, stages: int) -> Iterator[tuple[range, ...]]:
+    """All ways to cut blocks into so many stages."""
+    for cuts in combinations(range(1, blocks), stages - 1):
+        borders = (0, *cuts, blocks)
+        yield tuple(range(borders[s], borders[s + 1]) for s in range(stages))
 
 
 def predict(work: Sequence[Work], machine: Machine, batch: int) -> list[Prediction]:
-    """Every placement.
+    """A placement for every number of stages that divides the GPUs of a node; one stage is data parallelism.
 
     Args:
         batch: images of a step, over all GPUs.
     """
-    return [_data(work, machine, batch), *(_spread(work, machine, batch, handed_on) for handed_on in (False, True))]
+    numbers = [n for n in range(1, min(len(work), machine.gpus) + 1) if machine.gpus % n == 0]
+    return [_predicted(work, machine, batch, stages) for stages in numbers]
 
 
-def _data(work: Sequence[Work], machine: Machine, batch: int) -> Prediction:
-    """Every GPU trains all blocks on its share of the images."""
-    stages = (Stage(range(len(work)), machine.gpus),)
-    compute_s = batch / machine.all_gpus * image_s(work, machine)
-    sent, traffic_s = _summing(work, machine, stages)
-    return _prediction("data", stages, 1.0, compute_s, traffic_s, sent, batch)
+def _predicted(work: Sequence[Work], machine: Machine, batch: int, stages: int) -> Prediction:
+    """The cut whose busiest stage has least to do."""
+    replicas = machine.all_gpus // stages
+    images = batch / replicas
+
+    def busy_s(blocks: range) -> float:
+        return images * image_s(work[blocks.start : blocks.stop], machine)
+
+    cut = min(partitions(len(work), stages), key=lambda found: max(map(busy_s, found)))
+    compute_s = max(map(busy_s, cut))
+    balance = sum(map(busy_s, cut)) / stages / compute_s
+    features = [images * work[blocks.stop - 1].feature_values * FEATURE_BYTES for blocks in cut[:-1]]
+    gradients_bytes, gradients_s = _summing(work, machine, cut, machine.gpus // stages)
+    handed_on = max(features, default=0.0)
+    traffic_s = gradients_s + handed_on / (machine.node_gbps * 1e9)
+    hours = EPOCHS * (TRAINED_IMAGES // batch) * (compute_s + traffic_s) / 3600
+    return Prediction(cut, replicas, balance, compute_s, traffic_s, gradients_bytes + handed_on, hours)
 
 
-def _spread(work: Sequence[Work], machine: Machine, batch: int, handed_on: bool) -> Prediction:
-    """A node's GPUs share the blocks, nodes share the images; of all cuts and shares those whose busiest GPU has least to do.
-
-    Args:
-        handed_on: stages share the teacher, too, and hand its features on, each a batch behind the one before, so that none waits;
-            otherwise each runs the teacher from the image to its last block, and no feature travels.
-    """
-    images = batch / machine.nodes
-
-    def busy_s(stage: Stage) -> float:
-        own = work[stage.blocks.start : stage.blocks.stop]
-        return images / stage.replicas * image_s(own, machine, taught=own if handed_on else work[: stage.blocks.stop])
-
-    def busiest_s(stages: tuple[Stage, ...]) -> float:
-        return max(map(busy_s, stages))
-
-    stages = min(partitions(len(work), machine.gpus), key=busiest_s)
-    compute_s = busiest_s(stages)
-    balance = sum(stage.replicas * busy_s(stage) for stage in stages) / machine.gpus / compute_s
-    sent, traffic_s = _summing(work, machine, stages)
-    if handed_on:
-        values = [images / s.replicas * work[s.blocks.stop - 1].feature_values for s in stages[:-1]]
-        most = max(values, default=0.0) * FEATURE_BYTES
-        sent, traffic_s = sent + most, traffic_s + most / (machine.node_gbps * 1e9)
-    name = "blocks, features handed on" if handed_on else "blocks, teacher recomputed"
-    return _prediction(name, stages, balance, compute_s, traffic_s, sent, batch)
-
-
-def _summing(work: Sequence[Work], machine: Machine, stages: tuple[Stage, ...]) -> tuple[float, float]:
+def _summing(work: Sequence[Work], machine: Machine, cut: Sequence[range], inside: int) -> tuple[float, float]:
     """(bytes sent by the GPU that sends most, seconds) of adding up gradients: a ring inside nodes, then one over nodes."""
-    of_stage = [sum(w.gradients for w in work[s.blocks.start : s.blocks.stop]) for s in stages]
-    inside = [ring_bytes(values, stage.replicas) for values, stage in zip(of_stage, stages, strict=True)]
-    across = [
-        ring_bytes(values / stage.replicas, machine.nodes) for values, stage in zip(of_stage, stages, strict=True)
-    ]
-    network_s = ring_bytes(sum(of_stage), machine.nodes) / (machine.network_gbps * 1e9)
-    sent = max(near + far for near, far in zip(inside, across, strict=True))
-    return sent, max(inside) / (machine.node_gbps * 1e9) + network_s
-
-
-def _prediction(
-    name: str, stages: tuple[Stage, ...], balance: float, compute_s: float, traffic_s: float, sent: float, batch: int
-) -> Prediction:
-    steps = EPOCHS * (TRAINED_IMAGES // batch)
-    hours = steps * (compute_s + traffic_s) / 3600
-    return Prediction(name, stages, balance, compute_s, traffic_s, sent, hours)
+    of_stage = [sum(w.gradients for w in work[blocks.start : blocks.stop]) for blocks in cut]
+    near_s = max(ring_bytes(values, inside) for values in of_stage) / (machine.node_gbps * 1e9)
+    far_s = ring_bytes(sum(of_stage), machine.nodes) / (machine.network_gbps * 1e9)
+    sent = max(ring_bytes(values, inside) + ring_bytes(values / inside, machine.nodes) for values in of_stage)
+    return sent, near_s + far_s
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -209,11 +176,16 @@ def lines(machine: Machine | None = None) -> list[str]:
     rows = []
     for nodes, batch in SHOWN:
         for p in predict(work, replace(machine, nodes=nodes), batch):
-            cut = ", ".join(f"{_blocks(s)} on {s.replicas}" for s in p.stages)
-            figures = (p.compute_s * 1e3, p.traffic_s * 1e3, p.sent_bytes / 1e6, p.hours)
+            figures = (
+                p.compute_s * 1e3,
+                p.traffic_s * 1e3,
+                p.sent_bytes / 1e6,
+                batch / (p.compute_s + p.traffic_s),
+                p.hours,
+            )
             name = f"{nodes} x {machine.gpus}, batch {batch:,}"
-            rows.append([name, p.placement, cut, f"{100 * p.balance:.0f} %", *map(three_digits, figures)])
-    head = ("GPUs", "placement", "blocks on GPUs of a node", "balance", "work, ms", "traffic, ms", "MB sent", "hours")
+            rows.append([name, p.words, f"{100 * p.balance:.0f} %", *map(three_digits, figures)])
+    head = ("GPUs", "placement", "balance", "work, ms", "traffic, ms", "MB sent", "images/s", "hours")
     tmacs = f"{machine.teacher_tmacs:g} TMAC/s in the teacher, {machine.student_tmacs:g} in students"
     links = f"{machine.node_gbps:g} GB/s between GPUs of a node, {machine.network_gbps:g} between nodes"
     return [
@@ -221,16 +193,12 @@ def lines(machine: Machine | None = None) -> list[str]:
         "`dna` behind EfficientNet-B7. Counted: macs, gradients of drawn operators (float32, added up by rings), features (bfloat16).",
         f"*Assumed* of a GPU: {tmacs}, whose backward pass counts as two more; of links:",
         f"{links}. A step lasts as long as its busiest GPU works and then its traffic, nothing overlapped; images",
-        "are always there; no checkpoints. Stages that hand features on work on successive batches, so none waits for another. Balance:",
-        "mean work of a GPU over the busiest one's.",
+        "are always there; no checkpoints. A placement is the blocks of each stage x replicas: 6x8 is data parallelism; stages hand the",
+        "teacher's features on inside a node and work on successive batches, so none waits for another; of all cuts the best balanced is",
+        "shown. Balance: mean work of a GPU over the busiest one's.",
         "",
-        *table(head, rows, text_columns=3),
+        *table(head, rows, text_columns=2),
     ]
-
-
-def _blocks(stage: Stage) -> str:
-    first, last = stage.blocks.start, stage.blocks.stop - 1
-    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
