@@ -47,25 +47,18 @@ class World:
             moves 2 (n - 1) / n times that through every link).
         stopped_together: all ranks have ended the same step, have saved, and are about to raise KeyboardInterrupt.
 
-    Args:
-        device_type: "cuda" (NCCL, one GPU per local rank) or "cpu" (gloo).
+    Joining sets up both NCCL, where there are GPUs, and gloo.
     """
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self) -> None:
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self.device = torch.device(device_type, self.local_rank) if device_type == "cuda" else torch.device("cpu")
+        self.device = torch.device("cpu")
         self.sent = {"features": 0, "gradients": 0}
-        if device_type == "cuda":
-            if torch.cuda.device_count() <= self.local_rank:
-                raise RuntimeError(
-                    f"local rank {self.local_rank} has no GPU of its own ({torch.cuda.device_count()} here); start as many ranks "
-                    "per machine as it has GPUs"
-                )
-            torch.cuda.set_device(self.device)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         with _talking():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+            dist.init_process_group(backend, timeout=TIMEOUT)
             self._control: Any = dist.new_group(backend="gloo", timeout=TIMEOUT)
             # A client of its own: torch's is busy while torch waits. The name keeps a restarted job apart from the one before.
             store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
@@ -74,6 +67,22 @@ class World:
         self.watch.start()
         self._asked = False
         self.stopped_together = False
+
+    def use(self, device_type: str) -> torch.device:
+        """Makes the GPU of this local rank, or the CPU, the device of this rank.
+
+        Raises:
+            RuntimeError: there are fewer GPUs than local ranks.
+        """
+        if device_type == "cuda":
+            if torch.cuda.device_count() <= self.local_rank:
+                raise RuntimeError(
+                    f"local rank {self.local_rank} has no GPU of its own ({torch.cuda.device_count()} here); start as many ranks "
+                    "per machine as it has GPUs (torchrun --nproc-per-node), or set device: cpu"
+                )
+            self.device = torch.device("cuda", self.local_rank)
+            torch.cuda.set_device(self.device)
+        return self.device
 
     @property
     def is_leader(self) -> bool:
@@ -300,21 +309,16 @@ def is_launched() -> bool:
 
 
 @contextmanager
-def joined(device_type: str | None = None) -> Iterator[World | None]:
+def joined() -> Iterator[World | None]:
     """Joins the job that this process is a rank of; None where it is alone.
 
     Whatever ends one rank ends all: the first that fails raises its exception, with the attribute `rank`, for its caller to tell;
     the others exit with the same code and say nothing. Ctrl-C exits with 130, and rank 0 raises KeyboardInterrupt.
-
-    Args:
-        device_type: "cuda" or "cpu"; None: GPUs if torch can use one.
     """
     if not is_launched():
         yield None
         return
-    if device_type is None:
-        device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    world = World(device_type)
+    world = World()
     try:
         yield world
     except KeyboardInterrupt:
@@ -333,6 +337,8 @@ def joined(device_type: str | None = None) -> Iterator[World | None]:
 
 
 def _raise_as_first(world: World, error: Exception) -> None:
+    if not world.is_leader:
+        time.sleep(LOOK_S)  # where all ranks fail alike, it is the first that tells
     if not world.watch.claim():
         _exit(EXIT_FAILED)
     if world.is_leader and not _has_launchers_store():

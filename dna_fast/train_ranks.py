@@ -29,7 +29,7 @@ from dna_fast.train import LOG_STEPS, OnProgress, Progress, Trainer, check_finit
 SAVE, STOP = 1, 2  # flags of a batch: behind it, save; save and stop
 
 
-@dataclass(frozen=True)
+@dataclass
 class Elsewhere:
     """The loader of a rank whose images come as features from another one: their number alone."""
 
