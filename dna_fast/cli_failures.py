@@ -45,7 +45,7 @@ def report(error: Exception) -> int:
     sys.stderr.write(
         f"error: {_rank(error)}{type(error).__name__}: {error}\n"
         "This is a bug in dna_fast; please report it with the output of `dna-fast info` and "
-        f" {_kept_traceback(error)}\n"
+        f"{_kept_traceback(error)}\n"
     )
     return EXIT_ERROR
 

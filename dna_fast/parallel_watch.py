@@ -68,6 +68,7 @@ class Watch:
     def stop(self) -> None:
         """Ends the thread; the job is over."""
         self.is_over = True
+        self._inside.send(b"\0")  # wakes it
         self._thread.join(10 * LOOK_S)
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
