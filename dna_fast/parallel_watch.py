@@ -35,7 +35,7 @@ class Watch:
     """Tells signs of life, hears failures of other ranks, and ends this process when the job has failed.
 
     The first rank that fails tells it; the others, who only lose contact, end in silence. A rank that is killed cannot tell: a
-    survivor finds its process gone (on the same machine) or silent (on another one), and tells it.
+    survivor finds its process gone (on the same machine) or silent (on another one, or stopped), and tells it.
 
     Args:
         store: shared by all ranks; a client of its own, for a thread uses it.
@@ -144,10 +144,9 @@ class Watch:
         """What to say about a rank that is dead, if there is one."""
         for rank in self._others():
             place = self._places[rank]
-            if place["machine"] == _machine():
-                is_dead, how = not _is_running(int(place["pid"])), "its process is gone"
-            else:
-                is_dead, how = self._is_silent(rank, now), f"no sign of life for {SILENT_S:.0f} s"
+            is_gone = place["machine"] == _machine() and not _is_running(int(place["pid"]))
+            is_dead = is_gone or self._is_silent(rank, now)
+            how = "its process is gone" if is_gone else f"no sign of life for {SILENT_S:.0f} s"
             # In this order: a rank says that it is done, or has failed, before it ends.
             if is_dead and not self.store.check([f"done/{rank}"]) and self.failure() is None:
                 return f"rank {rank} died (process {place['pid']} on {place['host']}: {how}; killed, or out of memory?)"

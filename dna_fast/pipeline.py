@@ -180,7 +180,7 @@ class Run:
                     f"teacher: it is not the one this run began with ({path}; different: {', '.join(changed)}); "
                     "restore it or start a new run"
                 )
-            if known == record:  # of many ranks the first writes
+            if known == json.loads(json.dumps(record)):  # of many ranks the first writes
                 return
         write_json(path, record)
 

@@ -91,12 +91,13 @@ def train(
     rank: int = 0,
     step: int = 0,
     epochs: int = CONFIG.epochs,
+    batches: int = BATCHES,
 ) -> None:
     """Trains the toy into `out` and notes there what every rank knows; `trouble` befalls one rank before a step."""
     torch.set_num_threads(1)
     os.environ.update(env)
     directory, config = Path(out), replace(CONFIG, epochs=epochs)
-    whole = ToyLoader([config.batch_size] * BATCHES, seed=4, shuffled=True)
+    whole = ToyLoader([config.batch_size] * batches, seed=4, shuffled=True)
     told: list[Progress] = []
     try:
         with joined() as world:
@@ -109,7 +110,7 @@ def train(
                 if trouble and world.rank == rank:
                     _befall(trainer, trouble, step)
                 stage, replica = divmod(world.rank, replicas)
-                loader = Part(whole, replica, replicas, dies_at) if stage == 0 else Elsewhere(32 // replicas, BATCHES)
+                loader = Part(whole, replica, replicas, dies_at) if stage == 0 else Elsewhere(32 // replicas, batches)
                 history = trainer.run(loader, told.append)
             _note(directory, world, trainer, history, told)
     except KeyboardInterrupt:
@@ -166,6 +167,15 @@ def _fill_disk(_: RankTrainer) -> None:
     checkpoint.write_tensors = write  # type: ignore[assignment]
 
 
+def _lose_state(_: RankTrainer) -> None:
+    def write(root: Path, *_: Any) -> None:
+        failure = OSError(f"{root}: cannot be written: No space left on device")
+        failure.errno = errno.ENOSPC
+        raise failure
+
+    checkpoint.write_state = write
+
+
 def _spoil(trainer: RankTrainer) -> None:
     with torch.no_grad():
         for parameter in trainer.supernet.parameters():
@@ -177,6 +187,8 @@ TROUBLES: dict[str, Callable[[RankTrainer], None]] = {
     "SIGINT": lambda _: os.kill(os.getpid(), signal.SIGINT),
     "SIGTERM": lambda _: os.kill(os.getpid(), signal.SIGTERM),
     "full disk": _fill_disk,
+    "no state": _lose_state,
+    "SIGSTOP": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
     "not finite": _spoil,
     "loader": lambda _: None,
 }
