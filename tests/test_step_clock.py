@@ -236,7 +236,7 @@ def test_features_reach_every_block_without_a_copy() -> None:
 def test_the_log_has_a_value_for_every_column() -> None:
     reports: list[Progress] = []
     _trainer().run(ToyLoader([16] * LOG_STEPS), reports.append)
-    row = train_log.row(reports[0])
+    row = train_log.row(reports[0], SPACE)
     assert tuple(row) == train_log.columns(SPACE)
     assert sum(value for name, value in row.items() if name.startswith("share_")) == pytest.approx(1.0, abs=5e-4)
     assert row["gpu_bytes"] == 0
