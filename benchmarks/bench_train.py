@@ -31,7 +31,7 @@ class Tier:
 
 
 TIERS = {
-    "quick": Tier(8, (("wide", ("float32",)),), Pace(turns=1, turn_s=0.0)),
+    "quick": Tier(4, (("wide", ("float32",)),), Pace(turns=1, turn_s=0.0)),
     "full": Tier(16, (("wide", ("float32", "bfloat16")), ("adapter", ("float32",))), Pace(turns=2, turn_s=0.0)),
 }
 
