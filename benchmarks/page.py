@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from benchmarks import predict_training
 from benchmarks.layout import Section, table
 from benchmarks.results import Result, latest
-from benchmarks.sections import feature_mse, loader, mbconv, rate, search, teacher
+from benchmarks.sections import feature_mse, loader, mbconv, rate, search, teacher, train
 from benchmarks.targets import TARGETS
 from benchmarks.worker import ROOT
 
@@ -24,6 +25,7 @@ SECTIONS: dict[str, Callable[[Result], Section]] = {
     "feature_mse": feature_mse.section,
     "rate": rate.section,
     "teacher": teacher.section,
+    "train": train.section,
     "loader": loader.section,
 }
 
@@ -56,6 +58,7 @@ def render(results: Sequence[Result]) -> str:
     parts = [INTRODUCTION, "\n".join(["## Targets", "", *_targets(measured)])]
     for what, section in sections.items():
         parts.append("\n".join([f"## {section.title}", "", _origin(by_name[what]), "", *section.lines]))
+    parts.append("\n".join(["## Training on many GPUs, calculated", "", *predict_training.lines()]))
     parts.append("\n".join(["## Machines and versions", "", *_machines([by_name[what] for what in sections])]))
     return "\n\n".join(parts) + "\n"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dna_fast.tensor_files import check_tensors, read_tensors, write_tensors
 
 LOG = logging.getLogger(__name__)
 
-__all__ = ["Checkpoint", "CheckpointStore", "Measured", "Position", "find_checkpoint", "load_block"]
+__all__ = ["Checkpoint", "CheckpointStore", "Measured", "Position", "checkpoint_at", "find_checkpoint", "load_block"]
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,49 @@ class CheckpointStore:
         Raises:
             OSError: it cannot be written; the message says why, what to do, and from where training will go on.
         """
-        directory = self.root / f"step_{position.step:08d}"
+        try:
+            files = self.write(dict(enumerate(zip(blocks, optimizers, strict=True))), position)
+        except OSError as error:
+            raise self.failed(error) from error
+        self.count(position, measured, files)
+
+    def write(
+        self, blocks: Mapping[int, tuple[nn.Module, torch.optim.Optimizer]], position: Position
+    ) -> dict[str, str]:
+        """Writes some blocks of a checkpoint, by number, without making it count; returns the sha256 of their files by name.
+
+        The same step has the same bits: writing over a directory that counts, file by file, changes nothing in it.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        return _write_blocks(self._directory(position), blocks)
+
+    def count(self, position: Position, measured: Measured, files: Mapping[str, str]) -> None:
+        """Makes a checkpoint count whose blocks are all written, and only then drops those that are no longer kept.
+
+        Raises:
+            OSError: as `save`.
+        """
+        directory = self._directory(position)
         # After going on from an older one because the newest was damaged, that one is overtaken, not kept.
         earlier = [c for c in read_state(self.root, self.identity) if c.position.step <= position.step]
         try:
-            # The same step has the same bits: writing over a directory that counts, file by file, changes nothing in it.
-            files = _write_blocks(directory, blocks, optimizers)
             newest = Checkpoint(directory, position, measured, files)
             kept = self._to_keep([newest, *(c for c in earlier if c.directory != directory)])
             write_state(self.root, self.identity, kept)
         except OSError as error:
-            self._drop_uncounted()  # what is half-written would keep a full disk full
-            raise _with_outlook(error, earlier) from error
+            raise self.failed(error) from error
         self._drop_uncounted()
         LOG.info("%s written; kept: %s", directory, ", ".join(c.directory.name for c in kept))
+
+    def failed(self, error: OSError) -> OSError:
+        """Removes what is half-written, for it would keep a full disk full; returns the failure with what it costs."""
+        self._drop_uncounted()
+        return _with_outlook(error, read_state(self.root, self.identity))
+
+    def _directory(self, position: Position) -> Path:
+        return self.root / f"step_{position.step:08d}"
 
     def _drop_uncounted(self) -> None:
         """Removes what `state.json`, as it lies there, does not count; by it, because a failure may come just behind its renaming."""
@@ -89,13 +118,11 @@ class CheckpointStore:
         return find_checkpoint(self.root, self.identity)
 
 
-def _write_blocks(
-    directory: Path, blocks: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer]
-) -> dict[str, str]:
+def _write_blocks(directory: Path, blocks: Mapping[int, tuple[nn.Module, torch.optim.Optimizer]]) -> dict[str, str]:
     """Writes weights and optimizer of every block; name -> sha256 of its file."""
     make_directory(directory, make_parent=False)
     files = {}
-    for b, (block, optimizer) in enumerate(zip(blocks, optimizers, strict=True)):
+    for b, (block, optimizer) in blocks.items():
         weights = {f"weight.{name}": tensor for name, tensor in block.state_dict().items()}
         path = directory / f"block_{b}.safetensors"
         files[path.name] = write_tensors(path, {**weights, **optimizer_tensors(block, optimizer)})
@@ -147,6 +174,20 @@ def find_checkpoint(root: Path, identity: str, which: Which = Which.LAST) -> Che
             warnings.warn(DamagedWarning(words), stacklevel=2)
         return whole
     raise ValueError(f"{'; '.join(problems)}; {REMEDY}")
+
+
+def checkpoint_at(root: Path, identity: str, name: str) -> Checkpoint:
+    """The checkpoint in a directory of that name, which `find_checkpoint` found whole on another rank: its files are not read again.
+
+    Raises:
+        ValueError: as `find_checkpoint`; it does not count here.
+    """
+    for checkpoint in read_state(root, identity):
+        if checkpoint.directory.name == name:
+            return checkpoint
+    raise ValueError(
+        f"{root}: {name} is seen by another rank and not here; is the run directory on a shared file system?"
+    )
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:

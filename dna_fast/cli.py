@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dna_fast import cli_config, cli_failures
+from dna_fast import cli_config, cli_failures, cli_ranks
 from dna_fast.cli_data import data
 from dna_fast.cli_export import export
 from dna_fast.cli_options import (
@@ -90,28 +90,43 @@ def train(
             help="Write a profiler's trace of a few steps to RUN/logs/profile, for TensorBoard or Perfetto.",
         ),
     ] = False,
+    placement: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACEMENT",
+            help="Under torchrun, which rank trains what, instead of train.placement: auto, data, block, a grid such as 2x4, or the "
+            "blocks of each stage such as 3+2+1. Going on, it may be another one, on another number of ranks.",
+        ),
+    ] = None,
 ) -> None:
     """Train the supernet: every student block against the teacher's block. Goes on from the last checkpoint if there is one."""
     from dna_fast.pipeline import Run
     from dna_fast.stages import prepare_teacher, train_supernet
 
-    if (directory := config if config.is_dir() else out) is not None:
-        check_resume(resume, "teacher and supernet", Run.training_files(directory))
-    display = open_display()
-    if config.is_dir():
-        run = Run.open(config)
-        if overrides:
-            raise ValueError(
-                "--set: a run that exists keeps its configuration; give the configuration file and another --out"
-            )
-    else:
-        if out is None:
-            raise ValueError(f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}")
-        say_overrides(display, config, overrides)
-        run = Run.start(config, out, overrides or ())
-    teacher = prepare_teacher(run, display, tensorboard=tensorboard)
-    train_supernet(run, teacher, display, tensorboard=tensorboard, profiled=profiled)
-    display.note(f"Next: dna-fast rate {run.directory}")
+    with cli_ranks.joined() as world:
+        display = cli_ranks.display_of(world)
+        with cli_ranks.leader_first(world, "run"):
+            directory = config if config.is_dir() else out
+            if directory is not None and (world is None or world.is_leader):
+                check_resume(resume, "teacher and supernet", Run.training_files(directory))
+            if config.is_dir():
+                run = Run.open(config)
+                if overrides:
+                    raise ValueError(
+                        "--set: a run that exists keeps its configuration; give the configuration file and another --out"
+                    )
+            else:
+                if out is None:
+                    raise ValueError(
+                        f"--out: expected a run directory to train {config} in, e.g. --out runs/{config.stem}"
+                    )
+                say_overrides(display, config, overrides)
+                run = Run.start(config, out, overrides or ())
+        run.world = world
+        with cli_ranks.leader_first(world, "teacher"):
+            teacher = prepare_teacher(run, display, tensorboard=tensorboard)
+        train_supernet(run, teacher, display, tensorboard=tensorboard, placement=placement, profiled=profiled)
+        display.note(f"Next: dna-fast rate {run.directory}")
 
 
 @app.command()
@@ -138,14 +153,17 @@ def rate(
     from dna_fast.pipeline import Run
     from dna_fast.stages import prepare_teacher, rate_candidates
 
-    opened, display = Run.open(run, checkpoint), open_display()
-    try:
-        max_memory_bytes = None if max_memory is None else parse_quantity(max_memory)
-    except ValueError as error:
-        raise ValueError(f"--max-memory: {error}") from error
-    teacher = prepare_teacher(opened, display)
-    rate_candidates(opened, teacher, display, max_memory_bytes=max_memory_bytes, tensorboard=tensorboard)
-    display.note(f"Next: dna-fast search {run} --max macs=...")
+    with cli_ranks.joined() as world:
+        opened, display = Run.open(run, checkpoint), cli_ranks.display_of(world)
+        opened.world = world
+        try:
+            max_memory_bytes = None if max_memory is None else parse_quantity(max_memory)
+        except ValueError as error:
+            raise ValueError(f"--max-memory: {error}") from error
+        with cli_ranks.leader_first(world, "teacher"):
+            teacher = prepare_teacher(opened, display)
+        rate_candidates(opened, teacher, display, max_memory_bytes=max_memory_bytes, tensorboard=tensorboard)
+        display.note(f"Next: dna-fast search {run} --max macs=...")
 
 
 app.command()(cost)
@@ -183,6 +201,7 @@ def _options(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where a failure came from.")] = False,
 ) -> None:
     """Options that every subcommand has; `main` reads --traceback itself, because failures end there."""
+    cli_ranks.check_command(context.invoked_subcommand)
     VERBOSITY.set(-1 if quiet else verbose)
     context.with_resource(open_display().logging())
 
@@ -221,7 +240,8 @@ def main() -> None:
             raise
         code = cli_failures.report(error)
     if code == EXIT_INTERRUPTED:
-        command = shlex.join(["dna-fast", *sys.argv[1:]])
+        program = ["dna-fast"] if cli_ranks.ranks() == 1 else ["torchrun", "...", "-m", "dna_fast"]
+        command = shlex.join([*program, *sys.argv[1:]])
         sys.stderr.write(
             f"\ninterrupted; what was finished is saved. To go on, give the same command again: {command}\n"
         )

@@ -23,7 +23,9 @@ app = typer.Typer(
 def show(
     config: Annotated[
         str,
-        typer.Argument(metavar="CONFIG|RUN|NAME", help="A YAML file, a run directory, or a name: digits, imagenet_b7."),
+        typer.Argument(
+            metavar="CONFIG|RUN|NAME", help="A YAML file, a run directory, or a name: cifar10, digits, imagenet_b7."
+        ),
     ],
     overrides: Overrides = None,
     changed: Annotated[bool, typer.Option("--changed", help="Leave out what is at its default.")] = False,

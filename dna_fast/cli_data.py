@@ -1,4 +1,4 @@
-"""The command that looks images over before anything expensive is done with them."""
+"""Commands that look images over, or lay them out, before anything expensive is done with them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # unreadable files that are printed; --json lists all
 
-data = typer.Typer(no_args_is_help=True, help="Look over images.")
-
-
-@data.callback()
-def _only_a_group() -> None:
-    """Keeps `check` a subcommand although it is the only one."""
+data = typer.Typer(no_args_is_help=True, help="Look over images, or lay them out.")
 
 
 @data.command()
@@ -89,6 +84,22 @@ def check(
         display.say(line, style="yellow")
     if any(answer["unreadable"] for answer in answers.values()):
         raise typer.Exit(EXIT_NO_ANSWER)
+
+
+@data.command()
+def cifar10(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The unpacked binary version: data_batch_1.bin to 5, test_batch.bin.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write train/ and test/ in; must not exist yet.")],
+) -> None:
+    """Write CIFAR-10 as an image folder (PNG, lossless), which `data.kind: folder` with `data.eval_dir: test` reads."""
+    from dna_fast.data.cifar10 import write_cifar10
+
+    display = open_display()
+    with display.progress("writing images") as update:
+        place = write_cifar10(source, out, lambda done, total: update(done, total, "files"))
+    display.note(f"{place}: ready for data.kind: folder, data.root: {place}, data.eval_dir: test")
 
 
 def _speeds(report: Report, size: int, threads: int | None, display: Display | None) -> dict[str, Settings]:

@@ -40,13 +40,20 @@ def report(error: Exception) -> int:
         sys.stderr.write(f"error: {usage}\n")
         return int(getattr(error, "exit_code", EXIT_ERROR))
     if isinstance(error, EXPECTED):
-        sys.stderr.write(f"error: {_words(error)}\n")
+        sys.stderr.write(f"error: {_rank(error)}{_words(error)}\n")
         return EXIT_ERROR
     sys.stderr.write(
-        f"error: {type(error).__name__}: {error}\nThis is a bug in dna_fast; please report it with the output of `dna-fast info` "
-        f"and {_kept_traceback(error)}\n"
+        f"error: {_rank(error)}{type(error).__name__}: {error}\n"
+        "This is a bug in dna_fast; please report it with the output of `dna-fast info` and "
+        f"{_kept_traceback(error)}\n"
     )
     return EXIT_ERROR
+
+
+def _rank(error: Exception) -> str:
+    """Of several processes, which one failed: `parallel.joined` marks its exception."""
+    rank = getattr(error, "rank", None)
+    return "" if rank is None else f"rank {rank}: "
 
 
 def _usage(error: Exception) -> str | None:

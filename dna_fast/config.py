@@ -28,6 +28,7 @@ from dna_fast.config_schema import (
     unknown_key,
 )
 from dna_fast.config_yaml import parse_yaml, to_yaml
+from dna_fast.placement import check_words
 from dna_fast.space import PRESETS, SearchSpace, preset
 
 __all__ = [
@@ -197,6 +198,12 @@ class TrainConfig(Section):
     lr_decay: float = key("Factor on the learning rates.", 0.9, unit="per epoch", rule=DECAY)
     weight_decay: float = key("Adam's coupled L2, not on biases and norms.", 1e-4, unit="per step", rule=NOT_NEGATIVE)
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
+    placement: str = key(
+        "Which of several ranks (torchrun) trains what: auto, the fastest by measured costs; data, each all blocks on a part of every "
+        "batch; block, each some blocks; a grid such as 2x4, stages of blocks x data; or the blocks of each stage, 3+2+1 or 3+2+1x2.",
+        "auto",
+        in_identity=False,
+    )
     checkpoint_minutes: float = key("Time between checkpoints.", 10.0, unit="minutes", rule=POSITIVE, in_identity=False)
     keep_checkpoints: int = key(
         "How many of the supernet's newest checkpoints are kept; the best finished epoch's is kept besides.",
@@ -362,6 +369,10 @@ class RunConfig(Section):
             raise ConfigError("train.learning_rates", f"expected {expected}, got {len(rates)}")
         if len(rates) != blocks:
             object.__setattr__(self, "train", replace(self.train, learning_rates=rates * blocks))
+        try:
+            check_words(self.train.placement, blocks)
+        except ValueError as error:
+            raise ConfigError("train.placement", str(error)) from error
         if self.teacher.cuts is not None and len(self.teacher.cuts) != blocks:
             raise ConfigError("teacher.cuts", f"expected {blocks} names (one per block), got {len(self.teacher.cuts)}")
 

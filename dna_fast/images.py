@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -97,10 +97,12 @@ class RunImages:
     def _store_splits(self) -> None:
         """Keeps the split; refuses images, or held-out ones, that differ from those the run began with."""
         path, fingerprint = self.directory / "splits.npz", self.train.fingerprint()
-        if path.exists() and not _holds(path, fingerprint, self.splits["rating"]):
+        if path.exists() and not _holds(path, fingerprint, self.splits, ("rating",)):
             raise ValueError(
                 f"data: the training images are not those this run began with ({path}); restore them, or start anew"
             )
+        if path.exists() and _holds(path, fingerprint, self.splits, ("rating", "calibration")):
+            return  # of many ranks the first writes
         with written_aside(path) as aside, open(aside, "wb") as file:
             np.savez(
                 file,
@@ -146,15 +148,21 @@ class RunImages:
         training: bool,
         augmentation: Mapping[str, Any] = MappingProxyType({}),
         half: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> DaliLoader:
         """A DALI loader over an index with this run's transforms.
 
         Args:
+            batch_size: images per batch of this loader.
             augmentation: replaces fields of the training transform.
             half: bfloat16 images, for a model whose first layer would round them to that in any case.
+            share: (number, how many) of the loaders that share out the images, each its own part of every training batch.
         """
+        import torch
+
         transform = replace(self._transform(training=training), **augmentation)
-        return self._loader(index, transform, batch_size, self.settings, half)
+        own = {"dtype": torch.bfloat16 if half else torch.float32, "rank": share[0], "world_size": share[1]}
+        return self._loader(index, transform, batch_size, self.settings, **own)
 
     @cached_property
     def settings(self) -> Settings:
@@ -172,10 +180,8 @@ class RunImages:
         )
 
     def _loader(
-        self, index: ImageIndex, transform: Transform, batch_size: int, settings: Settings, half: bool = False
+        self, index: ImageIndex, transform: Transform, batch_size: int, settings: Settings, **options: Any
     ) -> DaliLoader:
-        import torch
-
         return DaliLoader(
             index,
             transform,
@@ -186,13 +192,15 @@ class RunImages:
             threads=settings.threads,
             prefetch=settings.prefetch,
             on_bad=self.config.data.on_bad,
-            dtype=torch.bfloat16 if half else torch.float32,
+            **options,
         )
 
 
-def _holds(path: Path, fingerprint: str, rating: NDArray[np.int64]) -> bool:
+def _holds(path: Path, fingerprint: str, splits: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> bool:
+    """Whether a file is of these images, and of these splits."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return str(stored["fingerprint"]) == fingerprint and np.array_equal(stored["rating"], rating)
+            is_same = str(stored["fingerprint"]) == fingerprint
+            return is_same and all(np.array_equal(stored[name], splits[name]) for name in names)
     except Exception as error:  # a damaged archive can fail in any way inside zipfile and numpy
         raise ValueError(f"{path}: damaged ({error}); start a new run, or restore it") from error

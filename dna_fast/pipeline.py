@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from dna_fast.checkpoint import Checkpoint
     from dna_fast.distill import FeatureDistiller
     from dna_fast.images import RunImages
+    from dna_fast.parallel import World
+    from dna_fast.pipeline_ranks import OnPlacement
     from dna_fast.rate import OnProgress as OnRateProgress
     from dna_fast.recipe import Accuracy, Recipe
     from dna_fast.retrain import FitResult, StepRecord
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     OnStep = Callable[[StepRecord], None]
 
+MAY_CHANGE = ("train.placement",)  # where a run is gone on with: it may have another number of ranks there
 FITS = "fit"  # the directory of classifiers in training
 
 
@@ -43,10 +47,14 @@ class Run:
         directory: where everything is kept.
         config: what to do; its resolved form is `config.yaml` in the directory.
         checkpoint: which of the supernet's checkpoints is rated.
+
+    Attributes:
+        world: the ranks that train and rate together; None: this process alone.
     """
 
     def __init__(self, directory: Path, config: RunConfig, checkpoint: Which = Which.LAST) -> None:
         self.directory, self.config, self.checkpoint = directory, config, checkpoint
+        self.world: World | None = None
 
     @classmethod
     def start(cls, config_path: str | Path, directory: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -58,13 +66,15 @@ class Run:
         directory = Path(directory)
         config = load_config(config_path, overrides)
         stored = directory / "config.yaml"
-        if stored.exists() and (differing := _differences(load_config(stored).to_dict(), config.to_dict())):
+        known = load_config(stored) if stored.exists() else None
+        if known is not None and (differing := _differences(known.to_dict(), config.to_dict())):
             raise ValueError(
                 f"{directory}: holds a run of another configuration: {'; '.join(differing[:5])}. Choose another --out; or, "
                 f"where a later stage is concerned (rate, search, retrain), change {stored} and give the run directory"
             )
         directory.mkdir(parents=True, exist_ok=True)
-        config.dump(stored)
+        if known != config:  # of many ranks the first writes
+            config.dump(stored)
         return cls(directory, config)
 
     @classmethod
@@ -101,6 +111,8 @@ class Run:
         if self.config.device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("device: cuda was asked for, but torch finds no GPU it can use (see: dna-fast info)")
         use_gpu = self.config.device != "cpu" and torch.cuda.is_available()
+        if self.world is not None:
+            return self.world.use("cuda" if use_gpu else "cpu")
         return torch.device("cuda" if use_gpu else "cpu")
 
     @cached_property
@@ -169,6 +181,8 @@ class Run:
                     f"teacher: it is not the one this run began with ({path}; different: {', '.join(changed)}); "
                     "restore it or start a new run"
                 )
+            if known == json.loads(json.dumps(record)):  # of many ranks the first writes
+                return
         write_json(path, record)
 
     def _untrained_teacher(self) -> nn.Module:
@@ -257,8 +271,8 @@ class Run:
 
     # ---- supernet and tables ----------------------------------------------------------------------------------------
 
-    def supernet(self, teacher: Teacher) -> Supernet:
-        """The student with its initial weights."""
+    def supernet(self, teacher: Teacher, held: Collection[int] | None = None) -> Supernet:
+        """The student with its initial weights, or some of its blocks."""
         from dna_fast.supernet import Supernet
 
         return Supernet(
@@ -267,19 +281,33 @@ class Run:
             boundary=self.config.supernet.boundary,
             bn_group=self.config.train.bn_group,
             seed=self.config.seed,
+            held=held,
         ).to(self.device)
 
     def train(
-        self, teacher: Teacher, on_progress: OnTrainProgress | None = None, *, profile_into: Path | None = None
+        self,
+        teacher: Teacher,
+        on_progress: OnTrainProgress | None = None,
+        *,
+        placement: str | None = None,
+        on_placement: OnPlacement | None = None,
+        profile_into: Path | None = None,
     ) -> Supernet:
         """Trains the supernet, or what is left of that, on all training images but the rated ones.
 
         Args:
-            profile_into: directory for a profiler's trace of a few steps; None: no profiler.
+            placement: instead of the configuration's train.placement.
+            on_placement: hears, where many ranks train, which of them trains what.
+            profile_into: directory for a profiler's trace of a few steps; None: no profiler. For a process alone.
         """
         from dna_fast.train import Trainer
         from dna_fast.train_profile import profiled
 
+        if self.world is not None:
+            from dna_fast import pipeline_ranks
+
+            words = self.config.train.placement if placement is None else placement
+            return pipeline_ranks.train(self, teacher, self.world, words, on_placement, on_progress)
         supernet = self.supernet(teacher)
         trainer = Trainer(
             supernet,
@@ -287,7 +315,7 @@ class Run:
             self.config.train,
             seed=self.config.seed,
             checkpoints=self.directory / "supernet",
-            identity=self._identity(teacher),
+            identity=self.identity(teacher),
         )
         config = self.config.train
         half = config.amp_dtype is not None  # the teacher's and the student's first convolutions round to it
@@ -299,7 +327,7 @@ class Run:
                 trainer.run(watched, on_progress)
         return supernet
 
-    def _identity(self, teacher: Teacher) -> str:
+    def identity(self, teacher: Teacher) -> str:
         """What the supernet's weights depend on: configuration, teacher, cuts, images."""
         parts = [self.config.identity(), teacher.weights_sha256(), *teacher.plan.names, self.images.train.fingerprint()]
         return _digest(parts)
@@ -335,7 +363,15 @@ class Run:
             "supernet_sha256": _digest(found.files),
         }
         depends_on = [provenance, config.mode, config.batch_size, config.calibration_images, *_machine(self.device)]
-        store = RatingStore(self.directory / "rating", _digest(depends_on))
+        share = None
+        with nullcontext() if self.world is None else self.world.leader_first("rating store"):
+            store = RatingStore(self.directory / "rating", _digest(depends_on))
+        if self.world is not None:
+            from dna_fast.pipeline_ranks import memory_of_a_rank
+            from dna_fast.pipeline_ranks import share as share_of
+
+            share = share_of(self.world)
+            max_memory_bytes = max_memory_bytes or memory_of_a_rank(self, self.world)
         table = rate(
             supernet,
             teacher,
@@ -345,8 +381,13 @@ class Run:
             ),
             RateOptions(config.mode, config.metric, max_memory_bytes, provenance),
             store=store,
+            share=share,
             on_progress=on_progress,
         )
+        if self.world is not None:
+            self.world.wait_for_all("tables")  # until every rank has read the others' ratings
+            if not self.world.is_leader:
+                return table
         table.save(self.directory / "ratings.npz")
         store.clear()  # the table has them; a rating begun anew must not find those of older code
         return table
@@ -368,7 +409,7 @@ class Run:
         """The checkpoint to rate, of a supernet that was trained to the end."""
         from dna_fast.checkpoint import find_checkpoint
 
-        where = (self.directory / "supernet", self._identity(teacher))
+        where = (self.directory / "supernet", self.identity(teacher))
         last = find_checkpoint(*where)
         if last is None or last.position.epoch < self.config.train.epochs:
             raise ValueError(f"{self.directory}: the supernet is not trained yet; run: dna-fast train {self.directory}")
@@ -487,6 +528,6 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         a, b = old.get(name), new.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             words += _differences(a, b, f"{prefix}{name}.")
-        elif a != b:
+        elif a != b and f"{prefix}{name}" not in MAY_CHANGE:
             words.append(f"{prefix}{name} is {a!r} there and {b!r} here")
     return words

@@ -6,7 +6,7 @@ Source: the paper's section 3.3 for the ratings; calibration and modes as docs/s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from dna_fast._loop import Loader
 from dna_fast.rate_features import collect
 from dna_fast.rate_oracle import Official, PathByPath
 from dna_fast.rate_plan import available_bytes
+from dna_fast.rate_share import Share, Unit
 from dna_fast.rate_trie import Trie
 from dna_fast.rating_store import RatingStore
 from dna_fast.space import SearchSpace
@@ -87,6 +88,7 @@ def rate(
     options: RateOptions | None = None,
     *,
     store: RatingStore | None = None,
+    share: Share | None = None,
     on_progress: OnProgress | None = None,
 ) -> RatingTable:
     """Rates every candidate of every block.
@@ -98,6 +100,7 @@ def rate(
             last partial batch is dropped).
         options: how; default: `RateOptions()`.
         store: finished ratings are kept there and taken from there.
+        share: this process's share, where several rate together; they meet in the store, which all must see.
         on_progress: called once at the beginning, with what the store holds, and whenever further paths are done.
 
     Returns:
@@ -117,7 +120,8 @@ def rate(
         rated = collect(teacher, rated_loader, device, whole_batches=True)
         batches = len(rated.images) // rated.batch_size
         done = {} if store is None else _stored(store, space, batches)
-        progress = _Progress(space, options.mode, done, on_progress)
+        progress = _Progress(space, options.mode, done, on_progress, share)
+        mine = None if share is None else share.of(progress.work(unit for unit in _units(space) if unit not in done))
         limit = options.max_memory_bytes
         raters: dict[str, Callable[..., _Rater]] = {
             "trie": partial(Trie, max_bytes=available_bytes(device) if limit is None else limit),
@@ -127,7 +131,12 @@ def rate(
         blocks = []
         for b in range(len(space.blocks)):
             make = partial(raters[options.mode], supernet.block(b), b, calibration, rated)
-            _rate_block(make, b, done, store, progress)
+            _rate_block(make, b, done, store, progress, mine)
+        if share is not None:
+            assert store is not None, "ranks meet in the store"
+            share.meet()
+            done = _stored(store, space, batches)
+        for b in range(len(space.blocks)):
             units = [done[unit] for unit in _units(space) if unit[0] == b]
             blocks.append(_records(np.concatenate(units), b))
     metadata = {
@@ -146,8 +155,7 @@ def rate(
 
 # ---- parts of the table ---------------------------------------------------------------------------------------------
 
-_Unit = tuple[int, int, int]  # the paths of a (block, cell) that begin with an operator: what is stored at once
-_Ratings = dict[_Unit, NDArray[np.float64]]  # [paths, batches, metrics]
+_Ratings = dict[Unit, NDArray[np.float64]]  # [paths, batches, metrics]
 
 
 class _Rater(Protocol):
@@ -157,7 +165,7 @@ class _Rater(Protocol):
         """Per first operator the ratings [paths, batches, metrics] of the cell's paths that begin with it, in index order."""
 
 
-def _units(space: SearchSpace) -> list[_Unit]:
+def _units(space: SearchSpace) -> list[Unit]:
     """All of them, in candidate order."""
     operators = range(len(space.choices))
     return [
@@ -168,7 +176,7 @@ def _units(space: SearchSpace) -> list[_Unit]:
     ]
 
 
-def _paths(space: SearchSpace, unit: _Unit) -> int:
+def _paths(space: SearchSpace, unit: Unit) -> int:
     return int(len(space.choices) ** (space.blocks[unit[0]].cells[unit[1]].depth - 1))
 
 
@@ -179,10 +187,16 @@ def _stored(store: RatingStore, space: SearchSpace, batches: int) -> _Ratings:
 
 
 def _rate_block(
-    make: Callable[..., _Rater], block: int, done: _Ratings, store: RatingStore | None, progress: _Progress
+    make: Callable[..., _Rater],
+    block: int,
+    done: _Ratings,
+    store: RatingStore | None,
+    progress: _Progress,
+    mine: Collection[Unit] | None,
 ) -> None:
-    """Adds what is missing of a block to `done` and to the store."""
+    """Adds what is missing of a block, or this rank's share of that, to `done` and to the store."""
     missing = [unit for unit in _units(progress.space) if unit[0] == block and unit not in done]
+    missing = missing if mine is None else [unit for unit in missing if unit in mine]
     if not missing:
         return
     rater = make(on_paths=progress.add)
@@ -199,9 +213,14 @@ class _Progress:
     """Counts paths, and the arithmetic that they take."""
 
     def __init__(
-        self, space: SearchSpace, mode: str, done: Mapping[_Unit, object], on_progress: OnProgress | None
+        self,
+        space: SearchSpace,
+        mode: str,
+        done: Mapping[Unit, object],
+        on_progress: OnProgress | None,
+        share: Share | None,
     ) -> None:
-        self.space, self.on_progress = space, on_progress
+        self.space, self.on_progress, self.share = space, on_progress, share
         cells = [(b, c) for b, block in enumerate(space.blocks) for c in range(len(block.cells))]
         self.macs = {(b, c): _macs_per_path(space, b, c, shared=mode == "trie") for b, c in cells}
         self.cell = (0, 0)  # at work
@@ -211,11 +230,21 @@ class _Progress:
         self.paths, self.done_macs = 0, 0.0
         for unit in done:
             self._count(unit[:2], _paths(space, unit))
+        self.before = self.paths, self.done_macs
         self._report()
+
+    def work(self, units: Iterable[Unit]) -> dict[Unit, float]:
+        """Multiply-accumulates of units."""
+        return {unit: self.macs[unit[:2]] * _paths(self.space, unit) for unit in units}
 
     def add(self, paths: int) -> None:
         """Further paths of the cell at work are done."""
-        self._count(self.cell, paths)
+        if self.share is None:
+            self._count(self.cell, paths)
+        else:  # whole numbers are what ranks can add up
+            macs = round(self.macs[self.cell] * paths)
+            self.paths = self.before[0] + self.share.count("paths", paths)
+            self.done_macs = self.before[1] + self.share.count("macs", macs)
         self._report()
 
     def _count(self, cell: tuple[int, int], paths: int) -> None:

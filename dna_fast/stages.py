@@ -14,7 +14,7 @@ import numpy as np
 
 from dna_fast.architecture import Architecture
 from dna_fast.cost import architecture_cost, largest_choice, random_at_cost
-from dna_fast.display import Display, Update
+from dna_fast.display import QUIET, Display, Update
 from dna_fast.fronts import plot_points
 from dna_fast.pipeline import Run
 from dna_fast.provenance import stage_record
@@ -23,6 +23,7 @@ from dna_fast.report import Point
 from dna_fast.stage_log import StageLog, stage_log
 
 if TYPE_CHECKING:
+    from dna_fast.pipeline_ranks import Chosen
     from dna_fast.rate import RateProgress
     from dna_fast.recipe import Accuracy
     from dna_fast.retrain import StepRecord
@@ -57,7 +58,8 @@ def prepare_teacher(run: Run, display: Display, *, tensorboard: bool = False) ->
     finish = stage_record(run.directory, "teacher", str(run.device))
     with display.progress("teacher") as update, _classifier_log(run, "teacher", tensorboard) as log:
         teacher = run.teacher(_on_step(update, log))
-    finish(log.rows > 0)
+    if run.world is None or run.world.is_leader:
+        finish(log.rows > 0)
     accuracy = run.teacher_accuracy
     judged = "" if accuracy is None else f", {accuracy} top-1 [95 % interval] on the evaluation images"
     display.note(f"Teacher of {teacher.macs / 1e6:,.1f} M macs ({run.teacher_source}){judged}. Its blocks:")
@@ -68,11 +70,18 @@ def prepare_teacher(run: Run, display: Display, *, tensorboard: bool = False) ->
 
 
 def train_supernet(
-    run: Run, teacher: Teacher, display: Display, *, tensorboard: bool = False, profiled: bool = False
+    run: Run,
+    teacher: Teacher,
+    display: Display,
+    *,
+    tensorboard: bool = False,
+    placement: str | None = None,
+    profiled: bool = False,
 ) -> Supernet:
-    """Trains the supernet, showing and logging losses, images per second, and where the time goes.
+    """Trains the supernet, showing and logging losses, images per second, and where the time goes; of many ranks the first does.
 
     Args:
+        placement: instead of the configuration's train.placement.
         profiled: write a profiler's trace of a few steps to `logs/profile`.
     """
     from dna_fast import train_log
@@ -85,7 +94,7 @@ def train_supernet(
         def on_progress(p: Progress) -> None:
             update(p.position.step, p.total_steps, train_log.remarks(p))
             if p.position.batch:  # at an epoch's end it tells the epoch's means, which are in the checkpoint's history
-                log.add(train_log.row(p))
+                log.add(train_log.row(p, run.space))
 
         return on_progress
 
@@ -93,12 +102,36 @@ def train_supernet(
         display.progress("supernet") as update,
         stage_log(run.directory, "supernet", columns, tensorboard=tensorboard) as log,
     ):
-        supernet = run.train(teacher, report(update, log), profile_into=profile_into)
+        supernet = run.train(
+            teacher,
+            report(update, log),
+            placement=placement,
+            on_placement=lambda chosen: show_placement(chosen, display),
+            profile_into=profile_into,
+        )
+    if run.world is not None and not run.world.is_leader:
+        return supernet
     finish(log.rows > 0)
     display.note(f"supernet of {len(run.space.blocks)} blocks trained: {run.directory / 'supernet'}")
     if profile_into is not None:
         display.note(f"profile, for TensorBoard or Perfetto: {profile_into / 'train.pt.trace.json'}")
     return supernet
+
+
+def show_placement(chosen: Chosen, display: Display) -> None:
+    """Which rank trains what, and what that is expected to take."""
+    from dna_fast.placement import table
+
+    expected = chosen.expected
+    display.note(
+        f"placement {expected.placement}: expected {1e3 * expected.step_s:.1f} ms per step of {chosen.batch.images} images, "
+        f"balance {100 * expected.balance:.0f} % (mean over slowest); per step and rank:"
+    )
+    if display.verbosity > QUIET:
+        display.table(*table(expected, chosen.costs, chosen.batch))
+    others = [f"{e.placement} {1e3 * e.step_s:.1f} ms" for e in chosen.others if e is not expected]
+    if others:
+        display.note(f"slower: {', '.join(others)}")
 
 
 def rate_candidates(
@@ -127,7 +160,10 @@ def rate_candidates(
             update(p.paths, p.total_paths, f"{speed:.1f} paths/s", p.share)
             log.add({"paths": p.paths, "total_paths": p.total_paths, "share": p.share})
 
-        table = run.rate(teacher, on_progress, max_memory_bytes=max_memory_bytes)
+        is_told = run.world is None or run.world.is_leader
+        table = run.rate(teacher, on_progress if is_told else None, max_memory_bytes=max_memory_bytes)
+    if not is_told:
+        return table
     finish(log.rows > 0)
     seconds = time.perf_counter() - start
     paths = sum(len(block) for block in table.blocks)

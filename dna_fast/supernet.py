@@ -5,7 +5,7 @@ Module and parameter names follow timm's EfficientNet, so that weights move betw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -229,6 +229,7 @@ class Supernet(nn.Module):
         boundary: "adapter" or "wide" (docs/semantics.md).
         bn_group: images per batch-norm group in training.
         seed: initial weights; a block's weights depend on the seed and its number only.
+        held: the blocks to build; None: all. The others are empty modules.
 
     Raises:
         ValueError: unknown boundary, a wrong number of teacher widths, a space whose adapters cannot be folded.
@@ -242,6 +243,7 @@ class Supernet(nn.Module):
         boundary: str = "adapter",
         bn_group: int = 64,
         seed: int = 0,
+        held: Collection[int] | None = None,
     ) -> None:
         super().__init__()
         if boundary not in BOUNDARIES:
@@ -256,7 +258,10 @@ class Supernet(nn.Module):
             )
         self.space, self.boundary, self.bn_group = space, boundary, bn_group
         self.teacher_channels = tuple(teacher_channels)
-        self.blocks = nn.ModuleList(self._build_block(b, seed) for b in range(len(space.blocks)))
+        self.held = tuple(b for b in range(len(space.blocks)) if held is None or b in held)
+        self.blocks = nn.ModuleList(
+            self._build_block(b, seed) if b in self.held else nn.Module() for b in range(len(space.blocks))
+        )
 
     def block(self, index: int) -> StudentBlock:
         return self.blocks[index]  # type: ignore[return-value]

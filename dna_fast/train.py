@@ -6,7 +6,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ class Progress:
 
     Attributes:
         losses: means per block since the last report; at the end of an epoch, over that.
-        cell_losses: per block its cells' means since the last report; empty at the end of an epoch.
-        times: where the time since the last report went.
+        cell_losses: per block its cells' means since the last report; empty at the end of an epoch, and of blocks on other ranks.
+        times: where this rank's time since the last report went.
         gpu_bytes: most memory that tensors have taken on the GPU so far; 0 on the CPU.
     """
 
@@ -81,12 +81,16 @@ class Trainer:
         self.store = None if checkpoints is None else CheckpointStore(checkpoints, identity, config.keep_checkpoints)
         self.device = next(supernet.parameters()).device
         self.base_lrs = _learning_rates(config, len(supernet.blocks))
-        self.optimizers = [adam(supernet.block(b), lr, config.weight_decay) for b, lr in enumerate(self.base_lrs)]
+        self.blocks = supernet.held  # numbers of those that are trained here
+        self.optimizers = [adam(supernet.block(b), self.base_lrs[b], config.weight_decay) for b in self.blocks]
         self.amp = torch.bfloat16 if config.amp_dtype == "bfloat16" else None
-        self.learners = [Learner(supernet, b, optimizer, seed, self.amp) for b, optimizer in enumerate(self.optimizers)]
+        self.learners = [
+            Learner(supernet, b, optimizer, seed, self.amp)
+            for b, optimizer in zip(self.blocks, self.optimizers, strict=True)
+        ]
         self.position = Position()
         self.history: list[dict[str, Any]] = []
-        self.meter = _Meter(len(self.optimizers), self.device)
+        self.meter = self._new_meter()
         self.clock = StepClock(self.device)
         if self.store is not None:
             make_directory(self.store.root)
@@ -98,7 +102,7 @@ class Trainer:
             return
         self.position, self.history = found.position, list(found.measured.history)
         self.meter.restore(found.measured, store.root / "state.json")
-        for b, optimizer in enumerate(self.optimizers):
+        for b, optimizer in zip(self.blocks, self.optimizers, strict=True):
             load_block(found, b, self.supernet.block(b), optimizer)
 
     def run(self, loader: Loader, on_progress: OnProgress | None = None) -> list[dict[str, Any]]:
@@ -126,9 +130,7 @@ class Trainer:
         return self.history
 
     def _epoch(self, loader: Loader, on_progress: OnProgress | None, interrupted: threading.Event) -> None:
-        for optimizer, base in zip(self.optimizers, self.base_lrs, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = base * self.config.lr_decay**self.position.epoch
+        self._set_learning_rates()
         meter = self.meter
         meter.start()
         self.clock.restart()
@@ -142,7 +144,7 @@ class Trainer:
                 losses, speed = meter.read(self.position)
                 self.clock.mark("other")
                 if on_progress is not None:
-                    on_progress(self._progress(total_steps, losses, speed, self._cell_losses()))
+                    on_progress(self.progress(total_steps, losses, speed, self._cell_losses()))
             if interrupted.is_set():
                 self._save()
                 raise KeyboardInterrupt
@@ -153,12 +155,12 @@ class Trainer:
         record = meter.epoch_record(self.position)
         self.history.append(record)
         self.position = Position(self.position.epoch + 1, 0, self.position.step)
-        self.meter = _Meter(len(self.optimizers), self.device)
+        self.meter = self._new_meter()
         self._save()
         if on_progress is not None:
-            on_progress(self._progress(total_steps, tuple(record["losses"]), record["images_per_s"]))
+            on_progress(self.progress(total_steps, tuple(record["losses"]), record["images_per_s"]))
 
-    def _progress(
+    def progress(
         self,
         total_steps: int,
         losses: tuple[float, ...],
@@ -174,10 +176,22 @@ class Trainer:
         flat = iter(torch.cat(means).tolist())
         return tuple(tuple(itertools.islice(flat, len(block))) for block in means)
 
+    def _new_meter(self) -> Meter:
+        return Meter(len(self.blocks), self.device, self.blocks[0])
+
+    def _set_learning_rates(self) -> None:
+        """Those of the epoch."""
+        for b, optimizer in zip(self.blocks, self.optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = self.base_lrs[b] * self.config.lr_decay**self.position.epoch
+
+    def autocast(self) -> torch.autocast:
+        """Of the teacher's pass; students have their own."""
+        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
+
     def step(self, images: Tensor) -> Tensor:
         """One optimizer step of every block on images [N, 3, H, W]; returns the losses [blocks], on the device."""
-        autocast = torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
-        with self.clock.part("teacher"), autocast:
+        with self.clock.part("teacher"), self.autocast():
             features = self.teacher(images)
         inputs = (images, *features[:-1])
         pairs = zip(self.learners, inputs, features, strict=True)
@@ -187,17 +201,18 @@ class Trainer:
     def _save(self) -> None:
         if self.store is None:
             return
-        blocks = [self.supernet.block(b) for b in range(len(self.supernet.blocks))]
+        blocks = {b: self.supernet.block(b) for b in self.blocks}
         measured = self.meter.measured(self.history)
-        _check_finite(measured.losses, self.position)
-        _check_weights(blocks, self.position)  # a finite loss may still have had a gradient that was not
-        self.store.save(blocks, self.optimizers, self.position, measured)
+        check_finite(measured.losses, self.position)
+        check_weights(blocks, self.position)  # a finite loss may still have had a gradient that was not
+        self.store.save(list(blocks.values()), self.optimizers, self.position, measured)
 
 
-class _Meter:
+class Meter:
     """Means of the losses since the last reading and over the epoch, and the images per second."""
 
-    def __init__(self, blocks: int, device: torch.device) -> None:
+    def __init__(self, blocks: int, device: torch.device, first_block: int = 0) -> None:
+        self.first_block = first_block
         self.recent = torch.zeros(blocks, device=device)
         self.total = torch.zeros(blocks, dtype=torch.float64, device=device)
         self.recent_steps = self.recent_images = self.images = 0
@@ -233,7 +248,7 @@ class _Meter:
 
     def read(self, position: Position) -> tuple[tuple[float, ...], float]:
         losses = tuple((self.recent / self.recent_steps).tolist())
-        _check_finite(losses, position)
+        check_finite(losses, position, self.first_block)
         speed = self.recent_images / (time.perf_counter() - self.recent_start)
         self.recent.zero_()
         self.recent_steps = self.recent_images = 0
@@ -242,7 +257,7 @@ class _Meter:
 
     def epoch_record(self, position: Position) -> dict[str, Any]:
         losses = (self.total / position.batch).tolist()  # waits for the device, so that its time counts
-        _check_finite(losses, position)
+        check_finite(losses, position, self.first_block)
         self._tick()
         return {
             "epoch": position.epoch,
@@ -257,8 +272,9 @@ class _Meter:
         self.seconds, self.last = self.seconds + now - self.last, now
 
 
-def _check_finite(losses: Sequence[float], position: Position) -> None:
-    for block, loss in enumerate(losses):
+def check_finite(losses: Sequence[float], position: Position, first_block: int = 0) -> None:
+    """Raises the RuntimeError of `Trainer.run` where a loss is not finite."""
+    for block, loss in enumerate(losses, start=first_block):
         if not math.isfinite(loss):
             raise RuntimeError(
                 f"training: the loss of block {block} became {loss} before step {position.step} (epoch {position.epoch}); "
@@ -266,8 +282,9 @@ def _check_finite(losses: Sequence[float], position: Position) -> None:
             )
 
 
-def _check_weights(blocks: Sequence[StudentBlock], position: Position) -> None:
-    for index, block in enumerate(blocks):
+def check_weights(blocks: Mapping[int, StudentBlock], position: Position) -> None:
+    """The same where a weight of the blocks, by number, is not."""
+    for index, block in blocks.items():
         if not torch.stack([p.detach().isfinite().all() for p in block.parameters()]).all():
             raise RuntimeError(
                 f"training: weights of block {index} are no longer finite after step {position.step} (epoch {position.epoch}); "

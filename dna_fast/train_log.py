@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from dna_fast.space import SearchSpace
 from dna_fast.step_clock import PARTS
 from dna_fast.train import Progress
@@ -14,9 +16,10 @@ def columns(space: SearchSpace) -> tuple[str, ...]:
     return ("epoch", "step", "images_per_s", *blocks, *cells, *(f"share_{part}" for part in PARTS), "gpu_bytes")
 
 
-def row(progress: Progress) -> dict[str, float]:
-    """A value for each of the columns."""
-    cells = {f"loss_{b}_{c}": loss for b, block in enumerate(progress.cell_losses) for c, loss in enumerate(block)}
+def row(progress: Progress, space: SearchSpace) -> dict[str, float]:
+    """A value for each of the columns; nan of cells that other ranks train."""
+    cells = {f"loss_{b}_{c}": math.nan for b, block in enumerate(space.blocks) for c in range(len(block.cells))}
+    cells |= {f"loss_{b}_{c}": loss for b, block in enumerate(progress.cell_losses) for c, loss in enumerate(block)}
     return {
         "epoch": progress.position.epoch,
         "step": progress.position.step,

@@ -55,10 +55,11 @@ def profiled(loader: Loader, directory: Path) -> Iterator[Loader]:
 
 
 class _Stepped:
-    """Tells a profiler of a step whenever a further batch is asked for."""
+    """Tells a profiler of a step whenever a further batch has come."""
 
     def __init__(self, loader: Loader, profiler: Any) -> None:
         self.batch_size, self._loader, self._profiler = loader.batch_size, loader, profiler
+        self._has_begun = False
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -71,5 +72,7 @@ class _Stepped:
                     batch = next(batches)
                 except StopIteration:
                     return
+            if self._has_begun:
+                self._profiler.step()
+            self._has_begun = True
             yield batch
-            self._profiler.step()

@@ -45,6 +45,15 @@ class Learner:
         Returns:
             The mean loss of the cells before the update, a scalar on the device.
         """
+        loss = self.backward(x, target, step)
+        self.optimizer.step()
+        return loss
+
+    def backward(self, x: Tensor, target: Tensor, step: int) -> Tensor:
+        """The first half of `step`: gradients of the operators drawn, None of all others; arguments and result are the same.
+
+        Replicas average their gradients before the optimizer's step.
+        """
         paths = sample_paths(self.space, seed=self.seed, step=step, block=self.index)
         with torch.autocast(x.device.type, self.amp, enabled=self.amp is not None):
             cell_losses = torch.stack([feature_mse(out, target) for out in self.block(x, paths)])
@@ -53,7 +62,6 @@ class Learner:
         # Gradients are dropped, not zeroed: Adam leaves a parameter without gradient entirely alone.
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
         self._cell_losses += cell_losses.detach()
         self._steps += 1
         return cell_losses.detach().mean()

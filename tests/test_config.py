@@ -60,7 +60,7 @@ def message(path: Path, *overrides: str) -> str:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits", "imagenet_b7"])
+@pytest.mark.parametrize("name", ["cifar10", "digits", "imagenet_b7"])
 def test_shipped_configuration_survives_dump(name: str, tmp_path: Path) -> None:
     config = load_config(CONFIGS / f"{name}.yaml")
     config.dump(tmp_path / "config.yaml")
@@ -84,13 +84,14 @@ def test_imagenet_retraining_is_published_but_for_a_batch_of_one_gpu() -> None:
     assert recipe == replace(published, batch_size=recipe.batch_size, lr=recipe.lr, amp_dtype="bfloat16")
 
 
-@pytest.mark.parametrize("name", ["digits", "imagenet_b7"])
+@pytest.mark.parametrize("name", ["cifar10", "digits", "imagenet_b7"])
 def test_shipped_configuration_mentions_every_key(name: str) -> None:
     given = parse_yaml((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
     # What the other value of data.kind, schedule or arch uses.
     lists = {"data.train_list", "data.eval_list"}
     own_data = {"data.eval_dir", "data.index_dir"}
     unused = {
+        "cifar10": lists | {"teacher.model", "retrain.decay_epochs", "retrain.decay_rate"},
         "digits": lists | own_data | {"teacher.model", "retrain.decay_epochs", "retrain.decay_rate"},
         "imagenet_b7": lists,
     }
@@ -381,7 +382,7 @@ def test_identity_knows_a_space_by_its_content(small: Path) -> None:
 # ---- shipping --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits", "imagenet_b7"])
+@pytest.mark.parametrize("name", ["cifar10", "digits", "imagenet_b7"])
 def test_checkout_ships_its_configurations(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert shipped_config(name) == CONFIGS / f"{name}.yaml"
@@ -389,7 +390,7 @@ def test_checkout_ships_its_configurations(name: str, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", ["digit", "", "digits.yaml", "../setup"])
 def test_configuration_that_is_not_shipped_is_refused_with_those_that_are(name: str) -> None:
-    with pytest.raises(ValueError, match=r"shipped configuration \(digits, imagenet_b7\), got "):
+    with pytest.raises(ValueError, match=r"shipped configuration \(cifar10, digits, imagenet_b7\), got "):
         shipped_config(name)
 
 
@@ -435,7 +436,9 @@ mapping = command.get_output_mapping()
 assert set(command.get_outputs()) == set(mapping)
 print(*[source for source in mapping.values() if source.endswith(".yaml")], sep="\\n")
 """
-    assert python("-c", listing, cwd=checkout).split() == ["configs/digits.yaml", "configs/imagenet_b7.yaml"]
+    assert python("-c", listing, cwd=checkout).split() == [
+        f"configs/{name}.yaml" for name in ("cifar10", "digits", "imagenet_b7")
+    ]
     assert not (checkout / "dna_fast" / "configs").exists()
 
 

@@ -54,7 +54,7 @@ def small(tmp_path: Path) -> Path:
 OVERRIDES = ("train.epochs=3", "search.max.macs=5M", "teacher.fit={epochs: 9}", "data.root=images")
 
 
-@pytest.mark.parametrize("name", ["digits", "imagenet_b7"])
+@pytest.mark.parametrize("name", ["cifar10", "digits", "imagenet_b7"])
 @pytest.mark.parametrize("options", [(), ("--changed",)], ids=["all", "changed"])
 def test_what_is_shown_is_the_configuration(
     name: str, options: tuple[str, ...], dna_fast: DnaFast, tmp_path: Path

@@ -61,7 +61,7 @@ TABLE: Mapping[str, Row] = {
     # Configuration.
     "config_schema": row("_names"),
     "config_yaml": row("", "yaml"),
-    "config": row("_files _names config_schema config_yaml space"),
+    "config": row("_files _names config_schema config_yaml placement space"),
     "config_sources": row("_names config config_schema config_yaml"),
     "config_reference": row("config config_schema config_yaml"),
     "config_check": row("config", "teacher torch"),
@@ -70,16 +70,23 @@ TABLE: Mapping[str, Row] = {
     "teacher_cuts": row("torch"),
     "teacher_fused": row("ops.* torch", "timm"),
     "teacher": row("_names teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
+    "teacher_segments": row("teacher torch"),
     "optimizer_state": row("torch"),
     "tensor_files": row("_files safetensors torch"),
     "checkpoint_state": row("_files"),
     "checkpoint": row("_files checkpoint_state optimizer_state resume tensor_files torch"),
-    "parallel": row("torch"),
+    "parallel": row("parallel_watch torch"),
+    "parallel_watch": row(),
+    "placement": row(),
+    "placement_cost": row("config parallel placement supernet teacher teacher_segments train_step torch"),
     "step_clock": row("torch"),
     "train_step": row("ops.* supernet torch"),
-    "train": row("_files _loop checkpoint config parallel step_clock supernet teacher train_step torch"),
+    "train": row("_files _loop checkpoint config step_clock supernet teacher train_step torch"),
     "train_profile": row("_files _loop torch"),
     "train_log": row("space step_clock train"),
+    "train_ranks": row(
+        "_loop checkpoint config parallel placement step_clock supernet teacher teacher_segments train torch"
+    ),
     "calibration": row("supernet torch"),
     "rating_store": row("_files numpy"),
     "rate_features": row("_loop tables teacher numpy torch"),
@@ -87,8 +94,9 @@ TABLE: Mapping[str, Row] = {
     "rate_operators": row("calibration ops.* supernet torch"),
     "rate_oracle": row("calibration rate_features supernet numpy torch"),
     "rate_trie": row("calibration ops.* rate_features rate_operators rate_plan supernet tables numpy torch"),
+    "rate_share": row(),
     "rate": row(
-        "_loop rate_features rate_oracle rate_plan rate_trie rating_store space supernet tables teacher numpy torch"
+        "_loop rate_features rate_oracle rate_plan rate_share rate_trie rating_store space supernet tables teacher numpy torch"
     ),
     # After the search.
     "timm_builder": row("timm torch"),  # its text goes into generated files
@@ -130,6 +138,7 @@ TABLE: Mapping[str, Row] = {
     # Data: knows no other room.
     "data": row("", "data.*"),
     "data.casualties": row("data.* numpy"),
+    "data.cifar10": row("numpy", "PIL"),
     "data.dali": row("data.* numpy torch", "nvidia"),
     "data.digits": row("data.* numpy", "PIL sklearn"),
     "data.errors": row(),
@@ -160,7 +169,11 @@ TABLE: Mapping[str, Row] = {
     "images": row("_files config data.* numpy", "data.* timm torch"),
     "pipeline": row(
         "__init__ _files config resume space numpy",
-        f"{EVERY_STAGE} checkpoint distill images profile_table rating_store tensor_files torch",
+        f"{EVERY_STAGE} checkpoint distill images parallel pipeline_ranks profile_table rating_store tensor_files torch",
+    ),
+    "pipeline_ranks": row(
+        "parallel placement placement_cost rate_plan rate_share teacher_segments train_ranks",
+        "_loop pipeline supernet teacher train",
     ),
     "query": row(
         "_files _names architecture config cost explanation restrictions search space tables", "display pipeline"
@@ -183,13 +196,14 @@ TABLE: Mapping[str, Row] = {
     "provenance": row("__init__ _files about"),
     "stages": row(
         "architecture config cost display fronts pipeline provenance query report stage_log numpy",
-        f"{EVERY_STAGE} retrain_inherited",
+        f"{EVERY_STAGE} pipeline_ranks placement retrain_inherited",
     ),
     "retrain_inherited": row("_files architecture export head inherit pipeline recipe retrain supernet teacher torch"),
     "recipes": row("_names architecture space"),
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "config_sources display pipeline"),
     "cli_failures": row("cli_options"),
+    "cli_ranks": row("cli_options", "display parallel rich"),
     "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
     "cli_data": row("cli_options typer", "data.* display torch"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
@@ -199,7 +213,8 @@ TABLE: Mapping[str, Row] = {
     "cli_profile": row("cli_options typer", "cost display numpy profile profile_layers profile_table space torch"),
     "cli_study": row("cli_options typer", "config numpy study study_plan study_published study_report"),
     "cli": row(
-        "cli_config cli_data cli_export cli_failures cli_options cli_profile cli_report cli_retrain cli_search cli_study resume typer",
+        "cli_config cli_data cli_export cli_failures cli_options cli_profile cli_ranks cli_report cli_retrain cli_search cli_study "
+        "resume typer",
         f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }

@@ -9,9 +9,10 @@ import pytest
 import torch
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
 from torch import nn
+from torch.nn import functional as F
 
 from dna_fast.space import Block, Cell, Choice, Frame, MBConvSpec, SearchSpace, preset
-from dna_fast.supernet import DepthwiseSeparable, GroupBatchNorm2d, MBConv, Supernet, sample_paths
+from dna_fast.supernet import DepthwiseSeparable, GroupBatchNorm2d, MBConv, PaddedConv2d, Supernet, sample_paths
 
 FRAMES = {padding: Frame(padding=padding) for padding in ("symmetric", "same")}
 
@@ -92,6 +93,35 @@ def test_group_batch_norm_ignores_how_groups_are_spread_over_processes() -> None
     norm = GroupBatchNorm2d(4, 1e-5, group=4)
     x = torch.randn(16, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(norm(x), torch.cat([norm(x[:8]), norm(x[8:])]))
+
+
+def test_a_batch_of_one_group_is_not_copied() -> None:
+    """Splitting it would change no bit, but its backward pass writes every gradient once more."""
+    norm = GroupBatchNorm2d(4, 1e-5, group=8)
+    x = torch.randn(8, 4, 3, 3, requires_grad=True)
+    y = norm(x)
+    assert y.grad_fn.name() == "NativeBatchNormBackward0"
+    assert y.grad_fn.next_functions[0][0].name() == "torch::autograd::AccumulateGrad"
+    split = F.batch_norm(*torch.split(x, 8), None, None, norm.weight, norm.bias, True, 0.0, 1e-5)
+    assert torch.equal(y, split)
+    (given,), (expected,) = (torch.autograd.grad(out.square().sum(), x) for out in (y, split))
+    assert torch.equal(given, expected)
+
+
+def test_depthwise_convolutions_are_float32_inside_under_autocast_on_the_cpu() -> None:
+    """Only their result is rounded: their bfloat16 gradients are slow there."""
+    conv = PaddedConv2d(8, 8, 5, 2, groups=8, padding="same")
+    x = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x)
+    exact = conv(x.detach().float())
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, exact.bfloat16())
+    y.float().sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.dtype == torch.float32
 
 
 def test_group_batch_norm_refuses_a_broken_group() -> None:

@@ -25,6 +25,7 @@ PRELOADED = (
     "dna_fast.demo",
     "dna_fast.images",
     "dna_fast.pipeline",
+    "dna_fast.pipeline_ranks",
     "dna_fast.rate",
     "dna_fast.retrain",
     "dna_fast.export",
