@@ -86,6 +86,12 @@ def test_what_is_wrong_is_said_once(command: list[str], message: str, alone: Pat
     assert "error" not in ended[1].said
 
 
+def test_a_placement_needs_ranks(alone: Path, tmp_path: Path) -> None:
+    (ended,) = ranks.start(tmp_path, 1, "command", command=["train", str(alone), "--placement", "data"]).wait()
+    assert ended.code == 2
+    assert "error: --placement data: says which of several ranks trains what, and this is one process" in ended.said
+
+
 # ---- with torchrun itself --------------------------------------------------------------------------------------------
 
 

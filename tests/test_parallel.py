@@ -231,6 +231,14 @@ def test_a_loss_that_is_not_finite_is_told_once_by_its_rank(tmp_path: Path) -> N
     assert _told(ended).startswith("error: rank 1: training: the loss of block 2 became nan before step 10")
 
 
+def test_replicas_that_differ_are_not_saved(tmp_path: Path) -> None:
+    """As where a machine miscomputes: without a look nobody would ever know."""
+    ended = _fails(tmp_path, 2, stages=(4,), replicas=2, trouble="drift", rank=1, step=3)
+    assert [e.code for e in ended] == [2] * 2
+    assert _told(ended).startswith("error: rank 1: training: after step 12 weights differ from those of rank 0")
+    assert not (tmp_path / "state.json").exists()
+
+
 @pytest.mark.parametrize(
     ("trouble", "rank"),
     [
