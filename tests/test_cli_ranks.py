@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ranks
 import yaml
@@ -59,6 +60,20 @@ def test_two_ranks_train_and_rate_what_one_process_does(config: Path, alone: Pat
     with_losses = [[line.split(",")[2:3] + line.split(",")[4:] for line in lines] for lines in logs]
     assert with_losses[0] == with_losses[1], "the losses of all blocks are not in rank 0's log"
     assert set(read_json(run / "provenance.json")) == {"teacher", "train", "rate"}
+
+
+def test_two_ranks_share_the_images_of_every_batch(config: Path, alone: Path, tmp_path: Path) -> None:
+    """Each its own part: the losses are those of the whole batch, up to the rounding of 60 steps."""
+    run = tmp_path / "run"
+    first, _ = ranks.run(
+        tmp_path, 2, "command", command=["train", str(config), "--out", str(run), "--placement", "data"]
+    )
+    assert "placement 2x2: expected " in first.said
+    ours, theirs = (
+        [record["losses"] for record in read_json(d / "supernet" / "state.json")["kept"][0]["measured"]["history"]]
+        for d in (run, alone)
+    )
+    assert np.allclose(ours, theirs, rtol=60 * 4 * 2**-23, atol=0)
 
 
 @pytest.mark.parametrize(
