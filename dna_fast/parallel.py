@@ -179,17 +179,16 @@ class World:
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
-    def _finish(self) -> None:
-        """Leaves when all ranks are done: before, rank 0 may hold the store that the others talk through."""
+    def leave_together(self) -> None:
+        """Ends the watch when all ranks are done: a rank that ends earlier takes its ends of others' exchanges with it."""
         self.store.set(f"done/{self.rank}", "")
         for rank in range(self.size):
             self._wait_until(f"done/{rank}")
         self.watch.stop()
         if self.count("left", 1) < self.size and self.is_leader:
-            end = time.monotonic() + 10
+            end = time.monotonic() + 10  # rank 0 may hold the store that the others ask
             while self.count("left", 0) < self.size and time.monotonic() < end:
                 time.sleep(LOOK_S / 50)
-        dist.destroy_process_group()
 
 
 class Grid:
@@ -333,7 +332,8 @@ def joined() -> Iterator[World | None]:
     except Exception as error:
         _raise_as_first(world, error)
     else:
-        world._finish()
+        world.leave_together()
+        dist.destroy_process_group()
 
 
 def _raise_as_first(world: World, error: Exception) -> None:
@@ -350,7 +350,7 @@ def _raise_as_first(world: World, error: Exception) -> None:
 def _end_interrupted(world: World) -> None:
     """Ends a rank behind Ctrl-C: together with all others if all stopped, else as the one whose end ends them."""
     if world.stopped_together:
-        world.watch.is_over = True
+        world.leave_together()
     else:  # it struck elsewhere: the others may know nothing of it
         world.watch.claim(EXIT_INTERRUPTED)
     if not world.is_leader:

@@ -308,6 +308,11 @@ class Run:
 
             words = self.config.train.placement if placement is None else placement
             return pipeline_ranks.train(self, teacher, self.world, words, on_placement, on_progress)
+        if placement is not None:
+            raise ValueError(
+                f"--placement {placement}: says which of several ranks trains what, and this is one process; start it with torchrun "
+                "(torchrun --nproc-per-node 4 -m dna_fast train ...)"
+            )
         supernet = self.supernet(teacher)
         trainer = Trainer(
             supernet,

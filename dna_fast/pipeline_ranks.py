@@ -105,7 +105,8 @@ def _loader(run: Run, placement: Placement, stage: int, replica: int) -> Loader:
     share = images // placement.replicas
     if stage > 0:
         return Elsewhere(share, len(unrated) // images)
-    return run.images.loader(unrated, share, training=True, share=(replica, placement.replicas))
+    half = run.config.train.amp_dtype is not None  # as on one rank
+    return run.images.loader(unrated, share, training=True, half=half, share=(replica, placement.replicas))
 
 
 def share(world: World) -> Share:

@@ -297,13 +297,15 @@ class RankTrainer(Trainer):
     def _check_replicas(self, sums: Sequence[Sequence[float]]) -> None:
         """Replicas start alike and take the same steps, so their weights are the same bits; a machine that miscomputes shows here."""
         replicas = self.placement.replicas
-        for rank, mine in enumerate(sums):
-            first = rank - rank % replicas
-            if mine != sums[first] and self.world.rank == rank:
-                raise RuntimeError(
-                    f"training: weights differ from those of rank {first}, which trains the same blocks; no checkpoint was written. "
-                    "A machine may be miscomputing: check it, then give the same command again"
-                )
+        odd = [rank for rank, mine in enumerate(sums) if mine != sums[rank - rank % replicas]]
+        if not odd:
+            return
+        if self.world.rank != odd[0]:
+            raise PeerFailed
+        raise RuntimeError(
+            f"training: after step {self.position.step} weights differ from those of rank {odd[0] - odd[0] % replicas}, which trains the "
+            "same blocks; no checkpoint was written. A machine may be miscomputing: check it, then give the same command again"
+        )
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:

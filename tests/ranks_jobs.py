@@ -182,6 +182,11 @@ def _spoil(trainer: RankTrainer) -> None:
             parameter.fill_(float("nan"))
 
 
+def _drift(trainer: RankTrainer) -> None:
+    with torch.no_grad():
+        next(trainer.supernet.parameters()).add_(2**-10)
+
+
 TROUBLES: dict[str, Callable[[RankTrainer], None]] = {
     "SIGKILL": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "SIGINT": lambda _: os.kill(os.getpid(), signal.SIGINT),
@@ -190,6 +195,7 @@ TROUBLES: dict[str, Callable[[RankTrainer], None]] = {
     "no state": _lose_state,
     "SIGSTOP": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
     "not finite": _spoil,
+    "drift": _drift,
     "loader": lambda _: None,
 }
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ranks
 import yaml
@@ -61,6 +62,20 @@ def test_two_ranks_train_and_rate_what_one_process_does(config: Path, alone: Pat
     assert set(read_json(run / "provenance.json")) == {"teacher", "train", "rate"}
 
 
+def test_two_ranks_share_the_images_of_every_batch(config: Path, alone: Path, tmp_path: Path) -> None:
+    """Each its own part: the losses are those of the whole batch, up to the rounding of 60 steps."""
+    run = tmp_path / "run"
+    first, _ = ranks.run(
+        tmp_path, 2, "command", command=["train", str(config), "--out", str(run), "--placement", "data"]
+    )
+    assert "placement 2x2: expected " in first.said
+    ours, theirs = (
+        [record["losses"] for record in read_json(d / "supernet" / "state.json")["kept"][0]["measured"]["history"]]
+        for d in (run, alone)
+    )
+    assert np.allclose(ours, theirs, rtol=60 * 4 * 2**-23, atol=0)
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -84,6 +99,12 @@ def test_what_is_wrong_is_said_once(command: list[str], message: str, alone: Pat
     (line,) = "".join(e.said for e in ended if "error" in e.said).splitlines()[-1:]
     assert line.startswith(message)
     assert "error" not in ended[1].said
+
+
+def test_a_placement_needs_ranks(alone: Path, tmp_path: Path) -> None:
+    (ended,) = ranks.start(tmp_path, 1, "command", command=["train", str(alone), "--placement", "data"]).wait()
+    assert ended.code == 2
+    assert "error: --placement data: says which of several ranks trains what, and this is one process" in ended.said
 
 
 # ---- with torchrun itself --------------------------------------------------------------------------------------------
