@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from dna_fast import cli_config, cli_failures
+from dna_fast.cli_assembled import assembled
 from dna_fast.cli_data import data
 from dna_fast.cli_export import export
 from dna_fast.cli_options import (
@@ -150,6 +151,7 @@ app.command()(report)
 app.command()(export)
 app.command()(profile)
 app.command()(study)
+app.command()(assembled)
 
 
 @app.command()
