@@ -15,6 +15,7 @@ import typer
 
 from dna_fast import cli_config, cli_failures
 from dna_fast.cli_assembled import assembled
+from dna_fast.cli_compare import compare
 from dna_fast.cli_data import data
 from dna_fast.cli_export import export
 from dna_fast.cli_options import (
@@ -152,6 +153,7 @@ app.command()(export)
 app.command()(profile)
 app.command()(study)
 app.command()(assembled)
+app.command()(compare)
 
 
 @app.command()

@@ -160,3 +160,14 @@ def test_a_distance_is_that_of_plain_code(run: Path) -> None:
     target = inheritance.teacher(batch)[-1]
     got = found.out_adapter(last_feature(found.model, batch))
     assert distances[0] == pytest.approx(float((got - target).abs().mean() / target.std()), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_small_comparison_end_to_end(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert dna_fast("compare", run, "--randoms", 1, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    roles = {network["role"] for network in record["networks"]}
+    assert {"found", "uniform", "largest"} <= roles
+    assert all(network[init] for network in record["networks"] for init in ("scratch", "head", "inherited"))
+    assert (run / "comparison" / "comparison.png").exists()
