@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from dna_fast import cli_config, cli_failures, cli_ranks
+from dna_fast.cli_assembled import assembled
+from dna_fast.cli_compare import compare
 from dna_fast.cli_data import data
 from dna_fast.cli_export import export
 from dna_fast.cli_options import (
@@ -177,6 +179,8 @@ app.command()(report)
 app.command()(export)
 app.command()(profile)
 app.command()(study)
+app.command()(assembled)
+app.command()(compare)
 
 
 @app.command()

@@ -72,7 +72,7 @@ def retrain(
     from dna_fast.stages import INHERITED, compare, plot_comparison, prepare_teacher
 
     opened, display, named = open_run(run), open_display(), parse_baselines(also)
-    _configure(opened, recipe, overrides or [])
+    configure(opened, recipe, overrides or [])
     path = arch if arch is not None else run / "architecture.json"
     if not path.exists():
         raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
@@ -105,7 +105,7 @@ def retrain(
     display.note(f"Next: dna-fast report {run}")
 
 
-def _configure(run: Run, recipe: str | None, overrides: list[str]) -> None:
+def configure(run: Run, recipe: str | None, overrides: list[str]) -> None:
     """Replaces what the run's configuration says of retraining, for this command only.
 
     Raises:

@@ -212,9 +212,9 @@ def compare(
 
     (winner,) = chosen.values()
     networks = {**chosen, **(baseline_architectures(run, winner) if with_baselines else {})}
-    results = [_retrained(run, name, arch, start, display, tensorboard) for name, arch in networks.items()]
+    results = retrain_all(run, networks, start, display, tensorboard=tensorboard)
     teacher = start if isinstance(start, Teacher) else start.teacher
-    results += [_retrained(run, name, arch, teacher, display, tensorboard) for name, arch in also.items()]
+    results += retrain_all(run, also, teacher, display, tensorboard=tensorboard)
     head = ("head alone",) if any(r.head_accuracy for r in results) else ()
     rows: list[tuple[Any, ...]] = [
         (r.name, f"{r.macs / 1e6:.2f} M", f"{r.params:,}", str(r.accuracy), f"{r.seconds:.0f} s")
@@ -223,6 +223,18 @@ def compare(
     ]
     display.table(("network", "macs", "params", "top-1 [95 % interval]", "trained in", *head), rows)
     return results
+
+
+def retrain_all(
+    run: Run,
+    networks: Mapping[str, Architecture],
+    start: Teacher | Inheritance,
+    display: Display,
+    *,
+    tensorboard: bool = False,
+) -> list[Compared]:
+    """Retrains networks one after another, by their names; `start` as in `compare`."""
+    return [_retrained(run, name, arch, start, display, tensorboard) for name, arch in networks.items()]
 
 
 def _retrained(

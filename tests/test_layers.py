@@ -134,6 +134,11 @@ TABLE: Mapping[str, Row] = {
     "study_plan": row(
         "_files architecture cost study study_sampling study_scores tables numpy", "display pipeline retrain stages"
     ),
+    "pairwise": row("search space numpy"),
+    "assembled_study": row(
+        "_files architecture cost inherit pairwise query retrain_inherited search space study_statistics numpy torch"
+    ),
+    "comparison": row("_files architecture cost space study_statistics numpy", "matplotlib recipe scipy stages"),
     "study_report": row("_files study study_statistics", "display matplotlib"),
     # Data: knows no other room.
     "data": row("", "data.*"),
@@ -204,6 +209,8 @@ TABLE: Mapping[str, Row] = {
     "cli_options": row("typer", "config_sources display pipeline"),
     "cli_failures": row("cli_options"),
     "cli_ranks": row("cli_options", "display parallel rich"),
+    "cli_assembled": row("cli_options typer", "_files assembled_study query retrain_inherited stages"),
+    "cli_compare": row("cli_options typer", f"{EVERY_STAGE} cli_retrain comparison retrain_inherited stages"),
     "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
     "cli_data": row("cli_options typer", "data.* display torch"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
@@ -213,8 +220,8 @@ TABLE: Mapping[str, Row] = {
     "cli_profile": row("cli_options typer", "cost display numpy profile profile_layers profile_table space torch"),
     "cli_study": row("cli_options typer", "config numpy study study_plan study_published study_report"),
     "cli": row(
-        "cli_config cli_data cli_export cli_failures cli_options cli_profile cli_ranks cli_report cli_retrain cli_search cli_study "
-        "resume typer",
+        "cli_assembled cli_compare cli_config cli_data cli_export cli_failures cli_options cli_profile cli_ranks "
+        "cli_report cli_retrain cli_search cli_study resume typer",
         f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }

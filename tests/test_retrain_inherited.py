@@ -126,3 +126,48 @@ def test_what_cannot_be_is_refused(run: Path, capsys: pytest.CaptureFixture[str]
     assert "expected a key of retraining" in capsys.readouterr().err
     assert dna_fast("retrain", run, "--recipe", "best") == 2
     assert "unknown recipe 'best'" in capsys.readouterr().err
+
+
+# ---- beyond additivity ----------------------------------------------------------------------------------------------
+
+
+def test_networks_are_assembled_and_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert dna_fast("assembled", run, "--top", 2, "--sample", 16, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    roles = [network["role"] for network in record["networks"]]
+    assert [roles.count(role) for role in ("best", "fit", "held out", "corrected")] == [2, 8, 8, 1]
+    assert all(0 < network["distance"] < 10 for network in record["networks"])
+    assert len({tuple(n["choice"]) for n in record["networks"] if n["role"] in ("fit", "held out")}) == 16
+    assert record["agreement"]["sampled"]["low"] is not None
+    assert record["correction"]["taken"] in (True, False)
+    assert json.loads((run / "assembled" / "assembled.json").read_text()) == record
+    # what was measured is not measured again, and the same study comes out
+    measured = (run / "assembled" / "measurements.json").stat().st_mtime_ns
+    assert dna_fast("assembled", run, "--top", 2, "--sample", 16, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == record
+    assert (run / "assembled" / "measurements.json").stat().st_mtime_ns == measured
+
+
+@torch.no_grad()
+def test_a_distance_is_that_of_plain_code(run: Path) -> None:
+    record = json.loads((run / "assembled" / "measurements.json").read_text())["distances"]
+    key, distances = next(iter(record.items()))
+    opened = Run.open(run)
+    inheritance = Inheritance(opened, opened.teacher())
+    found = inheritance.assemble(Architecture.from_space(opened.space, tuple(map(int, key.split("-")))))
+    batch = next(iter(opened.images.loader(opened.images.evaluation, 64, training=False).epoch(0))).images
+    target = inheritance.teacher(batch)[-1]
+    got = found.out_adapter(last_feature(found.model, batch))
+    assert distances[0] == pytest.approx(float((got - target).abs().mean() / target.std()), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_small_comparison_end_to_end(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert dna_fast("compare", run, "--randoms", 1, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    roles = {network["role"] for network in record["networks"]}
+    assert {"found", "uniform", "largest"} <= roles
+    assert all(network[init] for network in record["networks"] for init in ("scratch", "head", "inherited"))
+    assert (run / "comparison" / "comparison.png").exists()
