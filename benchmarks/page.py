@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import predict_training
 from benchmarks.layout import Section, table
 from benchmarks.results import Result, latest
-from benchmarks.sections import feature_mse, loader, mbconv, rate, search, teacher, train
+from benchmarks.sections import feature_mse, loader, mbconv, ranks, rate, search, teacher, train
 from benchmarks.targets import TARGETS
 from benchmarks.worker import ROOT
 
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Callable[[Result], Section]] = {
     "rate": rate.section,
     "teacher": teacher.section,
     "train": train.section,
+    "ranks": ranks.section,
     "loader": loader.section,
 }
 
