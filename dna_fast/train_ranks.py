@@ -153,9 +153,8 @@ class RankTrainer(Trainer):
         """(flags, images or the feature before this stage's first block) of the rest of the epoch."""
         is_first, share = self.grid.stage == 0, self.config.batch_size // self.placement.replicas
         images = loader.epoch(self.position.epoch, self.position.batch) if is_first else iter(())
-        if not is_first and self.position.batch < len(
-            loader
-        ):  # a job may have been stopped behind an epoch's last batch
+        # None are left where a job was stopped behind an epoch's last batch.
+        if not is_first and self.position.batch < len(loader):
             self._expect(share)
         for number in range(self.position.batch, len(loader)):
             if interrupted.is_set():
