@@ -220,7 +220,7 @@ def _best(query: Query, top: int) -> list[Choice]:
     solution = replace(query, top=top).solve()
     if solution.choice is None:
         raise ValueError("assembled: no architecture meets the run's search.max and search.min; loosen them")
-    return [alternative.choice for alternative in solution.alternatives] or [solution.choice]
+    return [solution.choice, *(alternative.choice for alternative in solution.alternatives)]
 
 
 def _best_corrected(query: Query, correction: Correction) -> Choice:

@@ -133,10 +133,12 @@ def test_what_cannot_be_is_refused(run: Path, capsys: pytest.CaptureFixture[str]
 
 def test_networks_are_assembled_and_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert dna_fast("assembled", run, "--top", 2, "--sample", 16, "--json") == 0
+    assert dna_fast("assembled", run, "--top", 3, "--sample", 16, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     roles = [network["role"] for network in record["networks"]]
-    assert [roles.count(role) for role in ("best", "fit", "held out", "corrected")] == [2, 8, 8, 1]
+    assert [roles.count(role) for role in ("best", "fit", "held out", "corrected")] == [3, 8, 8, 1]
+    assert record["networks"][0]["choice"] == list(Architecture.load(run / "architecture.json").candidates or ())
+    assert record["gain"] is None or record["networks"][-1]["choice"] != record["networks"][0]["choice"]
     assert all(0 < network["distance"] < 10 for network in record["networks"])
     assert len({tuple(n["choice"]) for n in record["networks"] if n["role"] in ("fit", "held out")}) == 16
     assert record["agreement"]["sampled"]["low"] is not None
@@ -144,7 +146,7 @@ def test_networks_are_assembled_and_measured(run: Path, capsys: pytest.CaptureFi
     assert json.loads((run / "assembled" / "assembled.json").read_text()) == record
     # what was measured is not measured again, and the same study comes out
     measured = (run / "assembled" / "measurements.json").stat().st_mtime_ns
-    assert dna_fast("assembled", run, "--top", 2, "--sample", 16, "--json") == 0
+    assert dna_fast("assembled", run, "--top", 3, "--sample", 16, "--json") == 0
     assert json.loads(capsys.readouterr().out) == record
     assert (run / "assembled" / "measurements.json").stat().st_mtime_ns == measured
 
