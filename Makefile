@@ -102,6 +102,11 @@ demo: setup  ## the whole job on the embedded data set, into runs/demo
 	@$(PY) -m dna_fast demo --out runs/demo
 	echo "== setup took $$(cat $(VENV)/.setup-seconds) s, the demo $$SECONDS s"
 
+.PHONY: study
+study: demo  ## after the demo: whole networks of trained blocks, and the found one against random, uniform and the largest, half an hour and more
+	@$(PY) -m dna_fast assembled runs/demo
+	$(PY) -m dna_fast compare runs/demo --set retrain.epochs=8
+
 .PHONY: test
 test: lint  ## lint and the test suite
 	@$(PY) -m pytest $(PYTEST_ARGS)

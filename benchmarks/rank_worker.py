@@ -84,6 +84,7 @@ def _answer(request: dict[str, Any], world: World | None) -> dict[str, Any]:
             ends.append(time.perf_counter())
 
     facts: dict[str, Any] = {}
+    history: Sequence[dict[str, Any]]
     if world is None:
         supernet = Supernet(space, teacher.plan.channels, bn_group=config.bn_group, seed=SEED)
         trainer = Trainer(supernet, teacher, config, seed=SEED)

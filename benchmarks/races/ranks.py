@@ -42,7 +42,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
 def check(way: str, error: float, found: dict[str, Any]) -> None:
     """Raises AssertionError where a way trains something else, or sends other than was predicted."""
-    most = TOLERANCE if way == "data" else TOLERANCE if way == "alone-threads" else 0.0
+    most = TOLERANCE if way in ("data", "alone-threads") else 0.0
     assert error <= most, f"{way}: expected the losses of one process within {most:g}, got {error:.2e}"
     for rank, sent in enumerate(found.get("sent", [])):
         for what in ("features", "gradients"):

@@ -32,11 +32,11 @@ def section(result: Result) -> Section:
     base = found["alone"].median_s
     rows = [_row(WAYS[way], found[way], facts["batch"], base) for way in WAYS if way in found]
     lines = [
-        f"{facts['model']} teaches the cells of the space `{facts['space']}`, {facts['batch']} images a step in groups of {facts['bn_group']},",
-        f"float32, random weights, the same images again and again; {facts['steps']} steps behind as many that warm up, until the last rank",
-        "has finished the last. Ranks are processes of one machine with a thread each, who talk by gloo. Checked first: `block` has the",
-        "losses of one process to the last bit, `data` to rounding, and every rank has sent exactly the bytes that were predicted for its",
-        "paths. Predicted: the step by costs measured for each block alone, without what ranks take from each other's memory and caches.",
+        f"{facts['model']} teaches the cells of the space `{facts['space']}`, {facts['batch']} images a step in groups of",
+        f"{facts['bn_group']}, float32, random weights, the same images again and again; {facts['steps']} steps behind as many that warm",
+        "up, until the last rank has finished the last. Ranks are processes of one machine with a thread each, who talk by gloo. Checked",
+        "first: `block` has the losses of one process to the last bit, `data` to rounding, and every rank has sent exactly the bytes that",
+        "were predicted for its paths. Predicted speeds are from costs measured for each block alone while both ranks measure.",
         "",
         *table(HEAD, rows, text_columns=2),
     ]
