@@ -39,6 +39,9 @@ def compare(
     if not path.exists():
         raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
     winner, teacher = Architecture.load(path), prepare_teacher(opened, display)
+    inheritance = Inheritance(opened, teacher) if inherited else None
+    if inheritance is not None:
+        inheritance.recipes()  # what is wrong with them must not show after hours of training
     opened.config = with_random(opened.config, randoms)
     networks = {
         "found": winner,
@@ -46,7 +49,7 @@ def compare(
         **uniform_architectures(opened.space, architecture_cost(winner)["macs"]),
     }
     scratch = retrain_all(opened, networks, teacher, display)
-    heirs = retrain_all(opened, networks, Inheritance(opened, teacher), display) if inherited else []
+    heirs = [] if inheritance is None else retrain_all(opened, networks, inheritance, display)
     found = compare_all(scratch, heirs)
     written = write_comparison(found, run / "comparison")
     if as_json:

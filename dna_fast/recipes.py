@@ -54,7 +54,7 @@ def recipe_overrides(name: str, batch_size: int) -> list[str]:
     """
     if name not in RECIPES:
         raise ValueError(
-            f"unknown recipe {name!r}; did you mean {nearest(name, RECIPES)[0]!r}? Known: {', '.join(RECIPES)}"
+            f"--recipe: unknown recipe {name!r}; did you mean {nearest(name, RECIPES)[0]!r}? Known: {', '.join(RECIPES)}"
         )
     values = {**RECIPES[name], "batch_size": batch_size}
     values["lr"] = values["lr"] * batch_size / REFERENCE_BATCH

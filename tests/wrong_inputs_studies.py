@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 from wrong_inputs import Place, wrong
 
 from dna_fast.config import load_config
 from dna_fast.profile_table import write_template
 
-STUDIES, PROFILES = "Studies", "Profiles"
+STUDIES, PROFILES, NETWORKS, RANKS = "Studies", "Profiles", "Networks of trained blocks", "Ranks and downloads"
 
 
 def models(place: Place, *lines: str) -> str:
@@ -78,3 +79,62 @@ def _(place: Place) -> list[str]:
         writer.writeheader()
         writer.writerows(row | {"latency_us": "1"} for row in rows[:-1])
     return ["profile", str(place.run()), "--csv", str(path)]
+
+
+# ---- networks of trained blocks --------------------------------------------------------------------------------------
+
+
+@wrong(NETWORKS, "a recipe that there is not", "--recipe", "released", "stronger")
+def _(place: Place) -> list[str]:
+    return ["retrain", str(place.run()), "--recipe", "paper"]
+
+
+@wrong(NETWORKS, "a published network that there is not", "dna_e", "dna_a")
+def _(place: Place) -> list[str]:
+    return ["retrain", str(place.run()), "--also", "dna_e"]
+
+
+@wrong(NETWORKS, "a key that is not retraining's", "--set train.epochs=1", "retrain.KEY=VALUE")
+def _(place: Place) -> list[str]:
+    return ["retrain", str(place.run()), "--set", "train.epochs=1"]
+
+
+@wrong(NETWORKS, "more epochs for the head than there are", "retrain.head_epochs")
+def _(place: Place) -> list[str]:
+    return ["retrain", str(place.run()), "--init", "inherited", "--set", "retrain.head_epochs=9"]
+
+
+@wrong(NETWORKS, "blocks to inherit where training has not finished", "is not trained yet")
+def _(place: Place) -> list[str]:
+    shutil.rmtree(place.run() / "supernet")
+    return ["retrain", str(place.run()), "--init", "inherited"]
+
+
+@wrong(NETWORKS, "a comparison before the search", "no architecture yet", "dna-fast search")
+def _(place: Place) -> list[str]:
+    (place.run() / "architecture.json").unlink()
+    return ["compare", str(place.run())]
+
+
+@wrong(NETWORKS, "a comparison that leaves no epochs behind the head's", "retrain.head_epochs")
+def _(place: Place) -> list[str]:
+    return ["compare", str(place.run())]
+
+
+# ---- many ranks ------------------------------------------------------------------------------------------------------
+
+
+@wrong(RANKS, "a placement that is none", "placement", "2x4")
+def _(place: Place) -> list[str]:
+    return place.train("train.placement=rows")
+
+
+@wrong(RANKS, "a placement of other blocks than the space's", "placement", "2 blocks")
+def _(place: Place) -> list[str]:
+    return place.train("train.placement=2+2")
+
+
+@wrong(RANKS, "a download that is not CIFAR-10's", "data_batch_1.bin")
+def _(place: Place) -> list[str]:
+    (place.tmp / "cifar").mkdir()
+    return ["data", "cifar10", "cifar", "--out", "images"]
