@@ -306,6 +306,8 @@ class Run:
         if self.world is not None:
             from dna_fast import pipeline_ranks
 
+            if profile_into is not None:
+                raise ValueError("--profile: records one process, and this is one of several; give it without torchrun")
             words = self.config.train.placement if placement is None else placement
             return pipeline_ranks.train(self, teacher, self.world, words, on_placement, on_progress)
         if placement is not None:
