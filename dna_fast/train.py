@@ -32,7 +32,7 @@ class Progress:
 
     Attributes:
         losses: means per block since the last report; at the end of an epoch, over that.
-        cell_losses: per block its cells' means since the last report; empty at the end of an epoch, and of blocks on other ranks.
+        cell_losses: per block its cells' means since the last report, of this replica's images; empty at the end of an epoch.
         times: where this rank's time since the last report went.
         gpu_bytes: most memory that tensors have taken on the GPU so far; 0 on the CPU.
     """

@@ -17,7 +17,7 @@ def columns(space: SearchSpace) -> tuple[str, ...]:
 
 
 def row(progress: Progress, space: SearchSpace) -> dict[str, float]:
-    """A value for each of the columns; nan of cells that other ranks train."""
+    """A value for each of the columns; nan of cells of which nothing is told."""
     cells = {f"loss_{b}_{c}": math.nan for b, block in enumerate(space.blocks) for c in range(len(block.cells))}
     cells |= {f"loss_{b}_{c}": loss for b, block in enumerate(progress.cell_losses) for c, loss in enumerate(block)}
     return {

@@ -317,7 +317,7 @@ class _Reports:
 
     def __init__(self, world: World, stages: int) -> None:
         self.world, self.stages = world, stages
-        self.waiting: list[tuple[Progress, dict[int, list[float]]]] = []
+        self.waiting: list[tuple[Progress, dict[int, _Losses]]] = []
         self.total_steps = 0
         self.on_progress: OnProgress | None = None
 
@@ -325,11 +325,12 @@ class _Reports:
         self.total_steps, self.on_progress = total_steps, on_progress
 
     def add(self, told: Progress, stage: int) -> None:
-        """This rank's losses; on rank 0 also tells what is complete, with the times and the cells of rank 0."""
+        """This rank's losses; on rank 0 also tells what is complete, with the times of rank 0."""
+        own: _Losses = [told.losses, told.cell_losses]
         if not self.world.is_leader:
-            self.world.post(f"losses/{told.position.step}/{stage}", list(told.losses))
+            self.world.post(f"losses/{told.position.step}/{stage}", own)
             return
-        self.waiting.append((told, {0: list(told.losses)}))
+        self.waiting.append((told, {0: own}))
         self.flush()
 
     def flush(self) -> None:
@@ -337,14 +338,17 @@ class _Reports:
         while self.waiting:
             told, known = self.waiting[0]
             for stage in range(1, self.stages):
-                if (
-                    stage not in known
-                    and (found := self.world.take(f"losses/{told.position.step}/{stage}")) is not None
-                ):
+                if stage not in known:
+                    found = self.world.take(f"losses/{told.position.step}/{stage}")
+                    if found is None:
+                        return
                     known[stage] = found
-            if len(known) < self.stages:
-                return
             self.waiting.pop(0)
             if self.on_progress is not None:
-                losses = tuple(loss for stage in range(self.stages) for loss in known[stage])
-                self.on_progress(replace(told, losses=losses))
+                losses, cells = (
+                    tuple(value for stage in range(self.stages) for value in known[stage][kind]) for kind in range(2)
+                )
+                self.on_progress(replace(told, losses=losses, cell_losses=tuple(map(tuple, cells))))
+
+
+_Losses = list[Any]  # of blocks; of each block's cells
