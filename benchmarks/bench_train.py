@@ -2,7 +2,7 @@
 
 The released recipe trains one cell at a time, each behind its own teacher pass up to its block's end: its time for all cells is the sum of
 16 times, each measured by itself, and the section adds them up. Quick: boundary wide, as released, in float32. Full: a larger batch,
-bfloat16 as well; and the boundary that is our default, adapter, where students are smaller.
+bfloat16 as well.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Tier:
 
 TIERS = {
     "quick": Tier(4, (("wide", ("float32",)),), Pace(turns=1, turn_s=0.0)),
-    "full": Tier(16, (("wide", ("float32", "bfloat16")), ("adapter", ("float32",))), Pace(turns=2, turn_s=0.0)),
+    "full": Tier(16, (("wide", ("float32", "bfloat16")),), Pace(turns=1, turn_s=0.0)),
 }
 
 
