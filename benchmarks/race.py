@@ -5,7 +5,6 @@ Caches are warm: a contestant's turn begins with a call that is not counted.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import resource
 import time
@@ -13,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# mallopt's parameters, from glibc's <malloc.h>.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+from dna_fast import memory
 
 
 @dataclass(frozen=True)
@@ -99,18 +97,12 @@ def _page_faults() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc's allocator keep what is freed, for the rest of the process.
-
-    By default it maps every tensor above 32 MiB anew and returns it to the system at once; the page faults that follow can take
-    longer than the arithmetic. Limits on the size of what is not mapped end at 32 MiB, so mapping is switched off altogether.
+    """As `dna_fast.memory.keep_freed_memory`, which commands call before they train or rate on a CPU; here it must work.
 
     Raises:
         RuntimeError: the C library is not glibc, or refuses.
     """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        raise RuntimeError("keep_freed_memory: expected glibc's mallopt, found none in this C library")
-    # One arena: another one's heaps end at 64 MiB. Padding: fewer, larger steps while the heap grows.
-    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 << 20), (M_ARENA_MAX, 1)):
-        if libc.mallopt(parameter, value) != 1:
-            raise RuntimeError(f"keep_freed_memory: mallopt({parameter}, {value}) was refused")
+    if not memory.keep_freed_memory():
+        raise RuntimeError(
+            "keep_freed_memory: expected glibc's mallopt, and that it agrees; measure on a system with glibc"
+        )

@@ -33,6 +33,7 @@ from dna_fast.cli_report import report
 from dna_fast.cli_retrain import retrain
 from dna_fast.cli_search import cost, search
 from dna_fast.cli_study import study
+from dna_fast.memory import ask_for_huge_pages
 from dna_fast.resume import DamagedWarning, Resume, Which, check_resume
 
 # Options of every subcommand, which may stand behind it as well.
@@ -207,6 +208,7 @@ def _options(
     """Options that every subcommand has; `main` reads --traceback itself, because failures end there."""
     cli_ranks.check_command(context.invoked_subcommand)
     VERBOSITY.set(-1 if quiet else verbose)
+    ask_for_huge_pages()
     context.with_resource(open_display().logging())
 
 

@@ -16,6 +16,7 @@ from dna_fast.architecture import Architecture
 from dna_fast.cost import architecture_cost, largest_choice, random_at_cost
 from dna_fast.display import QUIET, Display, Update
 from dna_fast.fronts import plot_points
+from dna_fast.memory import keep_freed_memory
 from dna_fast.pipeline import Run
 from dna_fast.provenance import stage_record
 from dna_fast.query import Query
@@ -54,7 +55,12 @@ class Compared:
 
 
 def prepare_teacher(run: Run, display: Display, *, tensorboard: bool = False) -> Teacher:
-    """Loads or trains the teacher and prints its cuts."""
+    """Loads or trains the teacher and prints its cuts.
+
+    On a CPU the process keeps the memory that it frees from here on (see `memory`): every command that trains or rates comes by.
+    """
+    if run.device.type == "cpu":
+        keep_freed_memory()
     finish = stage_record(run.directory, "teacher", str(run.device))
     with display.progress("teacher") as update, _classifier_log(run, "teacher", tensorboard) as log:
         teacher = run.teacher(_on_step(update, log))

@@ -55,16 +55,29 @@ class Learner:
         Replicas average their gradients before the optimizer's step.
         """
         paths = sample_paths(self.space, seed=self.seed, step=step, block=self.index)
-        with torch.autocast(x.device.type, self.amp, enabled=self.amp is not None):
-            cell_losses = torch.stack([feature_mse(out, target) for out in self.block(x, paths)])
-        # The cells of block 0 share a stem that follows their mean; elsewhere cells share nothing, so a sum trains each alone.
-        loss = cell_losses.mean() if self.index == 0 else cell_losses.sum()
         # Gradients are dropped, not zeroed: Adam leaves a parameter without gradient entirely alone.
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._cell_losses += cell_losses.detach()
+        # The cells of block 0 share a stem that follows their mean; elsewhere cells share nothing, so a sum trains each alone.
+        share = 1 / len(paths) if self.index == 0 else 1.0
+        with self._autocast(x):
+            root = self.block.stem(x)
+        leaf = root.detach().requires_grad_(root.requires_grad)
+        # A cell's backward pass follows its forward pass, so that the features of one cell are kept at a time.
+        cell_losses = torch.stack([self._backward_cell(c, leaf, path, target, share) for c, path in enumerate(paths)])
+        if root.requires_grad:
+            root.backward(leaf.grad)
+        self._cell_losses += cell_losses
         self._steps += 1
-        return cell_losses.detach().mean()
+        return cell_losses.mean()
+
+    def _backward_cell(self, cell: int, x: Tensor, path: tuple[int, ...], target: Tensor, share: float) -> Tensor:
+        with self._autocast(x):
+            loss = feature_mse(self.block.cell(cell)(x, path), target)
+        loss.backward(torch.full_like(loss, share))  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, self.amp, enabled=self.amp is not None)
 
     def take_cell_losses(self) -> Tensor:
         """Mean loss of every cell [cells] over the steps since the last call, on the device; nan if there were none."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from benchmarks.agreement import check_close, layer_tolerance
 from benchmarks.baselines_torch import WAYS, forward_of, mbconv_layer, settle_norms
 from benchmarks.race import Contestant, Pace, race
 from benchmarks.races.mbconv import work
-from benchmarks.worker import ROOT, Races
+from benchmarks.worker import Races
 
 PACE = Pace(turns=2, turn_s=0.0)
 
@@ -140,31 +138,6 @@ def test_work_is_counted_exactly() -> None:
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
-
-FAULTS = """
-import resource, sys
-import numpy as np
-from benchmarks.race import keep_freed_memory
-if sys.argv[1] == "tuned":
-    keep_freed_memory()
-def work():
-    np.full((1 << 23) + 1, 1.5)  # 64 MiB
-work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-def test_tuned_allocator_has_no_page_faults() -> None:
-    def faults(allocator: str) -> int:
-        done = subprocess.run(
-            [sys.executable, "-c", FAULTS, allocator], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        return int(done.stdout)
-
-    assert faults("default") > 10  # at least one for each of the 32 huge pages
-    assert faults("tuned") <= 10
 
 
 def test_layer_race_in_its_own_process(tmp_path: Path) -> None:

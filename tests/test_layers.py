@@ -47,6 +47,7 @@ TABLE: Mapping[str, Row] = {
     # Leaves.
     "_files": row(),
     "_loop": row("", "torch"),
+    "memory": row(""),
     "resume": row(),
     "_names": row(),
     # Searching: no torch, no DALI, nothing compiled but the solver.
@@ -200,7 +201,7 @@ TABLE: Mapping[str, Row] = {
     "stage_log": row("_files", "torch"),
     "provenance": row("__init__ _files about"),
     "stages": row(
-        "architecture config cost display fronts pipeline provenance query report stage_log numpy",
+        "architecture config cost display fronts memory pipeline provenance query report stage_log numpy",
         f"{EVERY_STAGE} pipeline_ranks placement retrain_inherited",
     ),
     "retrain_inherited": row("_files architecture export head inherit pipeline recipe retrain supernet teacher torch"),
@@ -221,7 +222,7 @@ TABLE: Mapping[str, Row] = {
     "cli_study": row("cli_options typer", "config numpy study study_plan study_published study_report"),
     "cli": row(
         "cli_assembled cli_compare cli_config cli_data cli_export cli_failures cli_options cli_profile cli_ranks "
-        "cli_report cli_retrain cli_search cli_study resume typer",
+        "cli_report cli_retrain cli_search cli_study memory resume typer",
         f"{EVERY_STAGE} about demo display fronts pipeline query stages",
     ),
 }
