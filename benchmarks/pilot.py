@@ -2,9 +2,9 @@
 
     python -m benchmarks.pilot /path/to/cifar10 --out runs/pilot
 
-The folder holds train/ and test/ (`dna-fast data cifar10` writes it). Twenty architectures of one bucket of macs are trained by one recipe. Their
-accuracies judge the ratings of the supernet as configured, and one attempt each at better ones. Writes benchmarks/results/pilot-<date>.json; goes
-on where it was interrupted.
+The folder holds train/ and test/ (`dna-fast data cifar10` writes it). Twenty architectures of one bucket of macs are trained by one
+recipe. Their accuracies judge the ratings of the supernet as configured, and one attempt each at better ones. Writes
+benchmarks/results/pilot-<date>.json; goes on where it was interrupted.
 """
 
 from __future__ import annotations
