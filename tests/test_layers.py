@@ -154,6 +154,7 @@ TABLE: Mapping[str, Row] = {
     "data.listing": row(),
     "data.loader": row("", "torch"),
     "data.order": row("data.* numpy"),
+    "data.pages": row("torch"),
     "data.pixels": row("data.* numpy torch"),
     "data.probe": row("data.*", "PIL"),
     "data.randaugment": row("numpy torch"),

@@ -30,6 +30,7 @@ from dna_fast.data.index import ImageIndex
 from dna_fast.data.keyed import Purpose, uniform
 from dna_fast.data.loader import Batch
 from dna_fast.data.order import BatchOrder
+from dna_fast.data.pages import Pages
 from dna_fast.data.pixels import Draws, draw, finish
 from dna_fast.data.probe import find_faults, last_line
 from dna_fast.data.transforms import EvalTransform, TrainTransform, Transform
@@ -159,6 +160,7 @@ class DaliLoader:
         self._threads = threads
         self._prefetch = prefetch
         self._idle: _Stream | None = None
+        self._pages = Pages()
         self._workers = single_core_pool(threads) if self.device.type == "cpu" else None
 
     def __len__(self) -> int:
@@ -268,7 +270,7 @@ class DaliLoader:
 
     def _begin_on_cpu(self, job: _Job, outputs: Any) -> Callable[[], Tensor]:
         size = self.transform.size
-        images = torch.empty((len(outputs), size, size, 3), dtype=self.dtype).permute(0, 3, 1, 2)
+        images = self._pages.empty((len(outputs), size, size, 3), self.dtype).permute(0, 3, 1, 2)
         windows = [torch.from_dlpack(outputs[k]) for k in range(len(outputs))]
 
         def finish_chunk(start: int) -> None:
