@@ -106,6 +106,8 @@ demo: setup  ## the whole job on the embedded data set, into runs/demo
 study: demo  ## after the demo: whole networks of trained blocks, and the found one against random, uniform and the largest, half an hour and more
 	@$(PY) -m dna_fast assembled runs/demo
 	$(PY) -m dna_fast compare runs/demo --set retrain.epochs=8
+	$(PY) -m dna_fast profile runs/demo --device cpu --rounds 5 --validate 20
+	$(PY) -m benchmarks.quality runs/demo
 
 .PHONY: test
 test: lint  ## lint and the test suite

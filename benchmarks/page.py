@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from benchmarks import predict_training
+from benchmarks import predict_training, quality
 from benchmarks.layout import Section, table
 from benchmarks.results import Result, latest
 from benchmarks.sections import feature_mse, loader, mbconv, ranks, rate, search, teacher, train
@@ -59,6 +59,7 @@ def render(results: Sequence[Result]) -> str:
     parts = [INTRODUCTION, "\n".join(["## Targets", "", *_targets(measured)])]
     for what, section in sections.items():
         parts.append("\n".join([f"## {section.title}", "", _origin(by_name[what]), "", *section.lines]))
+    parts.append("\n".join(["## Studies of found networks", "", *quality.lines()]))
     parts.append("\n".join(["## Training on many GPUs, calculated", "", *predict_training.lines()]))
     parts.append("\n".join(["## Machines and versions", "", *_machines([by_name[what] for what in sections])]))
     return "\n\n".join(parts) + "\n"
