@@ -32,7 +32,7 @@ class Tier:
 
 TIERS = {
     "quick": Tier(4, (("wide", ("float32",)),), Pace(turns=1, turn_s=0.0)),
-    "full": Tier(16, (("wide", ("float32", "bfloat16")),), Pace(turns=1, turn_s=0.0)),
+    "full": Tier(16, (("wide", ("float32", "bfloat16")),), Pace(turns=2, turn_s=0.0)),
 }
 
 
@@ -61,7 +61,8 @@ def test_step(
     tier = TIERS[tier_of(pytestconfig)]
     facts: dict[str, Any] = {"model": MODEL, "space": SPACE, "boundary": boundary, "batch": tier.batch}
     facts["threads"] = threads()
-    request = facts | {"dtypes": list(dict(tier.cases)[boundary]), "pace": asdict(tier.pace)}
+    allocator = "default" if way == "released" else "tuned"  # each in a process of its own
+    request = facts | {"allocator": allocator, "dtypes": list(dict(tier.cases)[boundary]), "pace": asdict(tier.pace)}
     answer = races.run("train", request, timeout_s=7200)
     (entry,) = [e for e in answer["entries"] if (e["way"], e["dtype"], e["cell"]) == (way, dtype, cell)]
     report(f"training step, boundary {boundary}, N = {tier.batch}", facts | answer["facts"], entry)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.races.train import LR, SEED, job_of, teacher_of
 from dna_fast.config import TrainConfig
+from dna_fast.memory import ask_for_huge_pages, keep_freed_memory
 from dna_fast.parallel import World, joined
 from dna_fast.placement import Batch, candidates, choose
 from dna_fast.placement_cost import gradient_bytes, measured_costs
@@ -59,6 +60,8 @@ class Again:
 
 def main(request_path: str, answer_path: str) -> None:
     """Trains, and on rank 0 writes what it took."""
+    ask_for_huge_pages()  # these two as the package's commands do
+    keep_freed_memory()
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     with joined() as world:
         answer = _answer(request, world)

@@ -25,6 +25,7 @@ from benchmarks.race import Contestant, Pace, keep_freed_memory, race
 from benchmarks.races.teacher import Trunk
 from dna_fast.config import TrainConfig
 from dna_fast.cost import layer_cost, stem_cost
+from dna_fast.memory import ask_for_huge_pages
 from dna_fast.ops import feature_mse
 from dna_fast.space import SearchSpace, preset
 from dna_fast.supernet import StudentBlock, Supernet, sample_paths
@@ -64,14 +65,17 @@ class Job:
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
     """Per contestant its times and how far its losses are from float64's; the work of ours and of the released recipe."""
+    tuned = request["allocator"] == "tuned"
+    if tuned:  # as the package's commands do
+        ask_for_huge_pages()
+        keep_freed_memory()
     torch.set_num_threads(request["threads"])
     space, pace = preset(request["space"]), Pace(**request["pace"])
     job = job_of(request["model"], space, request["boundary"], request["batch"])
     expected, entries = exact_losses(job), []
-    if "float32" in request["dtypes"]:
+    if not tuned:
         entries += race(list(_one_by_one(job, "released", "float32", expected)), pace)
-    keep_freed_memory()
-    for dtype in request["dtypes"]:
+    for dtype in request["dtypes"] if tuned else ():
         entries += race([*_one_by_one(job, "tuned", dtype, expected), *_parts(job, dtype, expected)], pace)
     return {"entries": entries, "facts": work(job)}
 
@@ -227,18 +231,34 @@ class SharedStep:
 
     def __call__(self) -> Tensor:
         job, losses = self.job, []
-        with torch.autocast("cpu", self.amp, enabled=self.amp is not None):
+        with self._autocast():
             features = job.teacher(job.images)
         for b, optimizer in enumerate(self.optimizers):
-            paths = sample_paths(job.supernet.space, seed=SEED, step=job.step, block=b)
-            with torch.autocast("cpu", self.amp, enabled=self.amp is not None):
-                outputs = job.supernet.block(b)(job.images if b == 0 else features[b - 1], paths)
-            found = torch.stack([self._loss(out, features[b]) for out in outputs])
             optimizer.zero_grad()
-            (found.mean() if b == 0 else found.sum()).backward()  # type: ignore[no-untyped-call]
+            found = self._backward(b, job.images if b == 0 else features[b - 1], features[b])
             optimizer.step()
-            losses.append(found.detach())
+            losses.append(found)
         return torch.cat(losses)
+
+    def _backward(self, b: int, x: Tensor, target: Tensor) -> Tensor:
+        """A cell's backward pass follows its forward pass, as ours do; returns the losses [cells]."""
+        block, losses = self.job.supernet.block(b), []
+        with self._autocast():
+            root = block.stem(x)
+        leaf = root.detach().requires_grad_(root.requires_grad)
+        paths = sample_paths(self.job.supernet.space, seed=SEED, step=self.job.step, block=b)
+        for c, path in enumerate(paths):
+            with self._autocast():
+                out = block.cell(c)(leaf, path)
+            loss = self._loss(out, target)
+            (loss / len(paths) if b == 0 else loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        if root.requires_grad:
+            root.backward(leaf.grad)
+        return torch.stack(losses)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", self.amp, enabled=self.amp is not None)
 
     def _loss(self, out: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(out.float(), target.float()) if self.plain_loss else feature_mse(out, target)
