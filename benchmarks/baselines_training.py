@@ -87,10 +87,15 @@ class PlainTraining:
         self.optimizer = torch.optim.Adam(groups, lr=lr)
 
     def step(self, images: Tensor, path: Sequence[int]) -> Tensor:
-        """One update; returns the loss before it."""
+        """One update behind a teacher pass of its own; returns the loss before it."""
         with torch.autocast(images.device.type, self.amp, enabled=self.amp is not None):
             x, target = self.teacher(images, self.block)
-            out = self.cell(images if self.block == 0 else x, path)
+        return self.learn(images if self.block == 0 else x, target, path)
+
+    def learn(self, x: Tensor, target: Tensor, path: Sequence[int]) -> Tensor:
+        """The same from given features."""
+        with torch.autocast(x.device.type, self.amp, enabled=self.amp is not None):
+            out = self.cell(x, path)
         loss = F.mse_loss(out.float(), target.float())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -3,15 +3,16 @@
 Request: model (timm name), space (preset), boundary, batch, dtypes, threads, pace (Pace's fields).
 
 Ways: "released" and "tuned" train one cell each (field cell), behind a teacher pass of their own: as the code was published (channels
-first, the allocator as it comes), and channels-last with an allocator that keeps freed memory. "shared" is one plain teacher pass for
-all cells; "teacher", "loss" and "ours" add our fused teacher, our loss, and torch's fused Adam, one after the other.
+first, the allocator as it comes), and channels-last with an allocator that keeps freed memory and huge pages. "shared" puts the same
+cells behind one plain teacher pass; "teacher", "students", "loss" and "ours" add our fused teacher, our supernet, our loss, and torch's
+fused Adam, one after the other.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,7 @@ SEED, LR, WEIGHT_DECAY = 0, 1e-3, 1e-4
 RESIDUAL_SCALE = 0.2  # as in races/teacher.py
 STEPS_LOOKED_AT = 200  # among which the one whose paths are of average work is chosen
 BACKWARD = 2  # macs of a backward pass, in forward passes: a gradient of the input and one of the weights
-PARTS = ("shared", "teacher", "loss", "ours")
+PARTS = ("shared", "teacher", "students", "loss", "ours")
 
 # Of a cell's loss: twice the relative error of features behind 55 random layers, which races/teacher.py finds below 1e-5 in float32
 # and 2e-2 in bfloat16, and as much again for the student's own.
@@ -193,13 +194,14 @@ def _parts(job: Job, dtype: str, expected: list[float]) -> Iterator[Contestant]:
     """One shared teacher pass, plain at first, and what we add to it."""
     fused = teacher_of(job.model, job.supernet.space, fused=True)
     for way in PARTS:
-        supernet, teacher = copy.deepcopy(job.supernet), job.teacher if way == "shared" else fused
+        behind = replace(job, teacher=job.teacher if way == "shared" else fused, supernet=copy.deepcopy(job.supernet))
         run: Callable[[], Tensor]
-        if way == "ours":
-            run = _ours(Job(job.model, teacher, supernet, job.images, job.step), dtype)
+        if way in ("shared", "teacher"):
+            run = PlainStudents(behind, dtype)
+        elif way == "ours":
+            run = _ours(behind, dtype)
         else:
-            plain_loss = way != "loss"
-            run = SharedStep(Job(job.model, teacher, supernet, job.images, job.step), dtype, plain_loss=plain_loss)
+            run = SharedStep(behind, dtype, plain_loss=way == "students")
         fields = {"way": way, "dtype": dtype, "cell": "all", "allocator": "tuned"}
         yield Contestant(fields, run, partial(_check, expected, dtype))
 
@@ -218,6 +220,24 @@ def _ours(job: Job, dtype: str) -> Callable[[], Tensor]:
         return torch.cat([learner.take_cell_losses() for learner in trainer.learners])
 
     return run
+
+
+class PlainStudents:
+    """The recipe's cells, one after the other, behind one teacher pass."""
+
+    def __init__(self, job: Job, dtype: str) -> None:
+        self.job, self.amp = job, _amp(dtype)
+        teacher = PlainTeacher(job.model)  # never asked: features are given
+        cells = [(b, PlainCell(job.supernet, b, c).to(memory_format=torch.channels_last)) for b, c in job.cells]
+        self.cells = [PlainTraining(teacher, cell, b, LR, WEIGHT_DECAY, self.amp) for b, cell in cells]
+
+    def __call__(self) -> Tensor:
+        job, losses = self.job, []
+        with torch.autocast("cpu", self.amp, enabled=self.amp is not None):
+            features = (job.images, *job.teacher(job.images))
+        for (b, c), training in zip(job.cells, self.cells, strict=True):
+            losses.append(training.learn(features[b], features[b + 1], job.path(b, c)))
+        return torch.stack(losses)
 
 
 class SharedStep:

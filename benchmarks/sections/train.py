@@ -11,9 +11,10 @@ from benchmarks.results import Entry, Race, Result
 
 WAYS = {
     "released": "the released recipe, as published: channels first, allocator as it comes",
-    "tuned": "the released recipe, channels-last, allocator keeps freed memory",
-    "shared": "one plain teacher pass for all cells",
+    "tuned": "the released recipe, channels-last, allocator keeps freed memory, huge pages",
+    "shared": "the same cells behind one plain teacher pass",
     "teacher": "+ fused teacher",
+    "students": "+ our supernet: gradients of depthwise convolutions, one stem",
     "loss": "+ feature_mse",
     "ours": "+ fused Adam: our step",
 }
