@@ -324,6 +324,7 @@ class RetrainConfig(Section):
     cutmix: float = key(
         "The same of CutMix; with both, each batch takes one of them.", 0.0, unit="shape", rule=NOT_NEGATIVE
     )
+    sync_bn: bool = key("Of several ranks: batch norms normalise the batch of all, not each rank's part.", False)
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
     head_epochs: int = key(
         "With inherited weights: how many of the epochs come first and train the head alone.",

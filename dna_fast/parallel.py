@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -176,6 +177,21 @@ class World:
     def grid(self, stages: int, replicas: int) -> Grid:
         """The ranks as stages x replicas; every rank must call it."""
         return Grid(self, stages, replicas)
+
+    @cached_property
+    def together(self) -> Grid:
+        """All ranks as replicas of one stage; every rank must ask for it."""
+        return self.grid(1, self.size)
+
+    def take_leaders(self, tensors: Sequence[Tensor]) -> None:
+        """Writes rank 0's values to tensors of the same shapes and order on all ranks; every rank must call it."""
+        for dtype in dict.fromkeys(t.dtype for t in tensors):
+            own = [t for t in tensors if t.dtype == dtype]
+            flat = torch.cat([t.detach().reshape(-1) for t in own])
+            with _talking():
+                dist.broadcast(flat, 0)
+            for tensor, values in zip(own, torch.split(flat, [t.numel() for t in own]), strict=True):
+                tensor.detach().copy_(values.view(tensor.shape))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
