@@ -78,15 +78,18 @@ def retrain(
         opened, display, named = open_run(run), cli_ranks.display_of(world), parse_baselines(also)
         opened.world = world
         configure(opened, recipe, overrides or [])
+        check_ranks(opened)
         path = arch if arch is not None else run / "architecture.json"
         if not path.exists():
             raise ValueError(f"{path}: no architecture yet; run: dna-fast search {run} --max macs=...")
-        check_ranks(opened)
         suffix = "" if recipe is None else f"_{recipe}"
         name = ("found" if arch is None else arch.stem) + suffix
         chosen = Architecture.load(path)
         with cli_ranks.leader_first(world, "teacher"):
             teacher = prepare_teacher(opened, display)
+        others = {other + suffix: a for other, a in named_baselines(named, opened.space.frame).items()}
+        for other in others.values():
+            opened.distiller(other, teacher)  # what does not fit must not show after the first network's hours
         start = _start(opened, teacher, init)
         if opened.is_leader:
             check_resume(resume, *_leftovers(opened, start, chosen, name))
@@ -96,7 +99,7 @@ def retrain(
             start,
             display,
             with_baselines=baselines,
-            also={other + suffix: a for other, a in named_baselines(named, opened.space.frame).items()},
+            also=others,
             tensorboard=tensorboard,
         )
         rated = [

@@ -44,8 +44,8 @@ def _forward(norm: Any, grid: Grid, x: Tensor) -> Tensor:
 
 
 def _normalised(norm: Any, grid: Grid, x: Tensor) -> Tensor:
-    """Two passes, mean and then squares about it, float32: exact where the mean is large beside the deviation."""
-    x = x.float()
+    """Two passes, mean and then squares about it: exact where the mean is large beside the deviation; at least in float32."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = _Averaged.apply(x.mean((0, 2, 3)), grid)
     centred = x - mean[:, None, None]
     var = _Averaged.apply(centred.square().mean((0, 2, 3)), grid)

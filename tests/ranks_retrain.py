@@ -27,14 +27,15 @@ from dna_fast.tensor_files import tensors_sha256
 
 IMAGES, BATCH, EVAL_IMAGES = 60, 12, 21  # 5 updates an epoch; a batch is for 1, 2, 3, 4, 6 ranks
 # Not Adam: of a gradient that is zero but for rounding, as of a bias in front of a batch norm, it makes a whole step.
-PLAIN = replace(RECIPE, batch_size=BATCH, epochs=3, drop_rate=0.0, drop_path_rate=0.0, warmup_epochs=0, optimizer="sgd")
+PLAIN = replace(RECIPE, batch_size=BATCH, epochs=2, drop_rate=0.0, drop_path_rate=0.0, warmup_epochs=0, optimizer="sgd")
 RECIPES = {
     "sync": replace(PLAIN, sync_bn=True),
     "sync, mixed": replace(PLAIN, sync_bn=True, mixup=0.2, cutmix=1.0, grad_clip=1.0),
     "sync, distilled": replace(PLAIN, sync_bn=True, distill_weight=0.5, feature_weight=2.0),
     "local": replace(PLAIN, drop_rate=0.2, drop_path_rate=0.2),
-    "head": head_recipe(PLAIN, 3, has_teacher=False),
+    "head": head_recipe(PLAIN, 2, has_teacher=False),
     "frozen": PLAIN,
+    "still": replace(PLAIN, lr=1e-12, ema_decay=0.0),
 }
 
 
