@@ -300,8 +300,9 @@ class Grid:
             with _talking():
                 work.wait()
             bucket.div_(self.replicas)
-            for tensor, mean in zip(tensors, torch.split(bucket, [t.numel() for t in tensors]), strict=True):
-                tensor.copy_(mean.view(tensor.shape))
+            means = torch.split(bucket, [t.numel() for t in tensors])
+            # On a GPU one launch for many tensors: a network has hundreds.
+            torch._foreach_copy_(list(tensors), [m.view(t.shape) for t, m in zip(tensors, means, strict=True)])
 
         return finish
 

@@ -29,7 +29,7 @@ from dna_fast.config import load_config
 from dna_fast.pipeline import Run
 from dna_fast.recipe import count_correct
 from dna_fast.retrain import fit
-from dna_fast.retrain_ranks import GradientBuckets, check_share
+from dna_fast.retrain_ranks import GradientBuckets, RankTraining, check_share
 
 CALL = "ranks_retrain:train"
 STEPS = IMAGES // BATCH * PLAIN.epochs
@@ -213,6 +213,15 @@ class _Averages:
                 tensor.mul_(2)
 
         return end
+
+
+def test_ranks_and_updates_drop_out_differently() -> None:
+    seeds = {
+        RankTraining._drop_seed(SimpleNamespace(seed=7, step=step, world=SimpleNamespace(rank=rank)))  # type: ignore[arg-type]
+        for step in range(5)
+        for rank in range(3)
+    }
+    assert len(seeds) == 15
 
 
 def test_gradients_are_sent_in_buckets_while_others_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
