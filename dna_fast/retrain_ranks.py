@@ -20,7 +20,7 @@ from dna_fast._loop import Loader
 from dna_fast.distill import FeatureDistiller
 from dna_fast.parallel import Grid, PeerFailed, World
 from dna_fast.recipe import Accuracy, Recipe, count_correct
-from dna_fast.retrain_step import EpochRecord, FitResult, Training
+from dna_fast.retrain_step import EpochRecord, FitResult, LossNotFinite, Training
 
 BUCKET_BYTES = 1 << 23  # of gradients: few enough to begin early, enough that an exchange is more than its latency
 _DROPPING = 2  # tells the numbers of dropout from those that mix images
@@ -115,12 +115,12 @@ class RankTraining(Training):
     def mean_loss(self) -> float:
         try:
             return super().mean_loss()
-        except RuntimeError as error:  # on all ranks alike, for the loss is that of all
+        except LossNotFinite as error:  # on all ranks alike, for the loss is that of all
             first = [int(step) for step in self.world.gather(int(self.first_bad))]
             if self.world.rank != first.index(min(first)):
                 raise PeerFailed from error
-            where = f" It was first so in step {min(first)}, on this rank" if min(first) < _NEVER else ""
-            raise RuntimeError(f"{error}.{where}") from error
+            where = f". It was first so in step {min(first)}, on this rank" if min(first) < _NEVER else ""
+            raise LossNotFinite(f"{error}{where}") from error
 
     # ---- together ---------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,10 @@ class FitResult:
         return {"accuracy": accuracy, "seconds": self.seconds, "history": [asdict(record) for record in self.history]}
 
 
+class LossNotFinite(RuntimeError):
+    """Training has gone wrong; what was saved is good."""
+
+
 TeacherLogits = Callable[[Tensor], Tensor]  # images [N, 3, H, W] -> logits [N, classes]
 
 
@@ -214,7 +218,7 @@ class Training:
         """Mean over the epoch so far, checked: one step that is not finite stays in it."""
         loss = float(self.loss_sum) / max(self.batch, 1)
         if not math.isfinite(loss):
-            raise RuntimeError(
+            raise LossNotFinite(
                 f"fit: the loss became {loss} in epoch {self.epoch}, step {self.step} or up to {LOG_STEPS - 1} before, "
                 f"lr {self.lr:.3g}; try a lower lr, a longer warm-up or grad_clip=1, and check the images' values"
             )

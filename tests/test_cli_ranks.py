@@ -169,10 +169,10 @@ def _torchrun(log: Path, size: int, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*torchrun, "-m", "dna_fast", *command], stdout=file, stderr=file, env=env)
 
 
-def _until(path: Path) -> None:
+def _until(directory: Path, pattern: str) -> None:
     end = time.monotonic() + 240
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} does not come"
+    while not list(directory.glob(pattern)):
+        assert time.monotonic() < end, f"{pattern} does not come"
         time.sleep(0.02)
 
 
@@ -187,7 +187,7 @@ def test_torchrun_is_interrupted_and_one_process_goes_on(what: str, config: Path
     run, log = tmp_path / "run", tmp_path / "log.txt"
     command = ["train", str(config), "--out", str(run)]
     launcher = _torchrun(log, 2, *command, "--placement", "1+1", "--set", "train.checkpoint_minutes=0.0001")
-    _until(run / "supernet" / "state.json")
+    _until(run, "supernet/state.json")
     struck = time.monotonic()
     if what == "a worker killed":
         os.kill(_workers(launcher.pid)[1], signal.SIGKILL)
@@ -208,3 +208,34 @@ def test_torchrun_is_interrupted_and_one_process_goes_on(what: str, config: Path
     ours, theirs = _result(run), _result(alone)
     assert ours["kept"][60] == theirs["kept"][60]
     assert ours["splits"] == theirs["splits"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["SIGTERM", "a worker killed"])
+def test_torchrun_retrains_and_one_process_goes_on(what: str, searched: Path, tmp_path: Path) -> None:
+    """From where it was stopped, inside an epoch."""
+    run, log = tmp_path / "run", tmp_path / "log.txt"
+    shutil.copytree(searched, run, ignore=shutil.ignore_patterns("fit", "models"))
+    shutil.copytree(searched / "fit", run / "fit", ignore=shutil.ignore_patterns("found*"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["train"]["checkpoint_minutes"] = 1e-4
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    command = ["retrain", str(run), "--no-baselines", "--set", "retrain.epochs=4"]
+    launcher = _torchrun(log, 2, *command)
+    _until(run / "fit", "found-*.safetensors")
+    struck = time.monotonic()
+    if what == "a worker killed":
+        os.kill(_workers(launcher.pid)[1], signal.SIGKILL)
+    else:
+        launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(ranks.OVER_S) != 0
+    assert time.monotonic() - struck < ranks.OVER_S
+    said = log.read_text(errors="replace")
+    expected = (
+        "error: rank 1 died (process " if what == "a worker killed" else "interrupted; what was finished is saved"
+    )
+    assert said.count(expected) == 1
+    assert not (run / "models" / "found").exists()
+    (go_on,) = ranks.run(tmp_path, 1, "command", command=[*command, "--resume", "must"])
+    assert "found" in go_on.said
+    assert len(read_json(run / "models" / "found" / "training.json")["history"]) == 4

@@ -194,6 +194,29 @@ def test_a_teacher_that_needs_whole_batches_is_refused(tmp_path: Path) -> None:
     check_ranks(_small_run(tmp_path / "c.yaml"))
 
 
+class _Told:
+    """World and file system of a rank that is not the first, which reads `told`."""
+
+    def __init__(self, told: str | None) -> None:
+        self.told, self.is_leader = told, False
+
+    def told_by_leader(self, said: object = None) -> str | None:
+        return self.told
+
+
+def test_ranks_must_see_the_same_checkpoint(tmp_path: Path) -> None:
+    def goes_on(told: str | None, path: Path) -> None:
+        RankTraining.go_on(SimpleNamespace(world=_Told(told), load=lambda path: "step 3, sha256 b"), path)  # type: ignore[arg-type]
+
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(ValueError, match="rank 0 has this checkpoint; all ranks must see the run directory"):
+        goes_on("step 3, sha256 a", path)
+    path.touch()
+    with pytest.raises(ValueError, match="of step 3, sha256 b here, rank 0 reads step 3, sha256 a"):
+        goes_on("step 3, sha256 a", path)
+    goes_on("step 3, sha256 b", path)
+
+
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
