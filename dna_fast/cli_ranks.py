@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dna_fast.display import Display
     from dna_fast.parallel import World
 
-FOR_RANKS = ("train", "rate")  # the commands whose work ranks share
+FOR_RANKS = ("train", "rate", "retrain")  # the commands whose work ranks share
 
 
 def ranks() -> int:

@@ -290,7 +290,7 @@ class RetrainConfig(Section):
     decay_epochs: float = key("Of schedule: step.", 2.4, unit="epochs", rule=POSITIVE)
     decay_rate: float = key("Of schedule: step.", 0.97, unit="per decay_epochs", rule=DECAY)
     weight_decay: float = key("Weight decay, not on biases and norms.", 1e-5, unit="per step", rule=NOT_NEGATIVE)
-    batch_size: int = key("Images per step.", 4096, unit="images", rule=POSITIVE)
+    batch_size: int = key("Images per step, of all ranks together.", 4096, unit="images", rule=POSITIVE)
     warmup_epochs: float = key("Linear rise of the learning rate.", 5.0, unit="epochs", rule=NOT_NEGATIVE)
     ema_decay: float = key("Moving average of the weights; 0: none.", 0.9998, unit="per step", rule=BELOW_ONE)
     label_smoothing: float = key("Share of the target spread over all classes.", 0.1, unit="fraction", rule=BELOW_ONE)
@@ -324,6 +324,7 @@ class RetrainConfig(Section):
     cutmix: float = key(
         "The same of CutMix; with both, each batch takes one of them.", 0.0, unit="shape", rule=NOT_NEGATIVE
     )
+    sync_bn: bool = key("Of several ranks: batch norms normalise the batch of all, not each rank's part.", False)
     amp_dtype: Literal["bfloat16"] | None = key("Type of mixed-precision arithmetic; null: float32.", None)
     head_epochs: int = key(
         "With inherited weights: how many of the epochs come first and train the head alone.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dna_fast.teacher import Teacher
+
+BeginVariances = Callable[[Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
 
 
 class FeatureDistiller(nn.Module):
@@ -22,6 +24,10 @@ class FeatureDistiller(nn.Module):
         widths: of the network's blocks, first to last.
         teacher: cut into as many blocks.
         seed: of the projections' initial weights.
+
+    Attributes:
+        begin_variances: begins to compute the variances of the teacher's features; what it returns gives them. On one of many ranks
+            these are of all ranks' images.
 
     Raises:
         ValueError: another number of blocks.
@@ -39,7 +45,9 @@ class FeatureDistiller(nn.Module):
             torch.default_generator.manual_seed(seed)
             self.projections = nn.ModuleList(nn.Conv2d(w, c, 1) for w, c in zip(widths, channels, strict=True))
         self._teacher: Callable[[Tensor], tuple[tuple[Tensor, ...], Tensor]] = teacher.forward_with_logits
+        self.begin_variances: BeginVariances = _own_variances
         self._targets: tuple[Tensor, ...] = ()
+        self._variances: Callable[[], Sequence[Tensor]] = tuple
         self._features: dict[int, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
 
@@ -59,11 +67,13 @@ class FeatureDistiller(nn.Module):
         """Leaves the network as it was."""
         for hook in self._hooks:
             hook.remove()
-        self._features, self._targets = {}, ()
+        self._features, self._targets, self._variances = {}, (), tuple
+        self.begin_variances = _own_variances
 
     def look(self, images: Tensor) -> Tensor:
         """Runs the teacher on a batch [N, 3, H, W]; keeps its features for `loss`, returns its logits [N, classes]."""
         self._targets, logits = self._teacher(images)
+        self._variances = self.begin_variances(self._targets)
         return logits
 
     def loss(self) -> Tensor:
@@ -73,12 +83,17 @@ class FeatureDistiller(nn.Module):
             ValueError: features of other sizes than the teacher's.
         """
         losses = []
-        for block, target in enumerate(self._targets):
+        for block, (target, variance) in enumerate(zip(self._targets, self._variances(), strict=True)):
             got = self.projections[block](self._features[block].float())
             if got.shape != target.shape:
                 raise ValueError(
                     f"feature distillation: block {block} gives {list(got.shape)}, the teacher {list(target.shape)}; choose cuts where "
                     "the resolutions are the same, or retrain.feature_weight: 0"
                 )
-            losses.append(F.mse_loss(got, target.float()) / target.float().var())
+            losses.append(F.mse_loss(got, target.float()) / variance)
         return torch.stack(losses).mean()
+
+
+def _own_variances(targets: Sequence[Tensor]) -> Callable[[], Sequence[Tensor]]:
+    variances = [target.float().var() for target in targets]
+    return lambda: variances

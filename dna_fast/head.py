@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from dna_fast._loop import Loader
 from dna_fast.inherit import last_feature
 from dna_fast.recipe import Recipe
-from dna_fast.retrain import FitResult, StepRecord, TeacherLogits, fit
+from dna_fast.retrain import fit
+from dna_fast.retrain_step import FitResult, StepRecord, TeacherLogits
+
+if TYPE_CHECKING:
+    from dna_fast.parallel import World
 
 # AdamW on a convolution, a batch norm and a linear layer behind features that stand still: the usual step of AdamW, the same at any
 # batch size, for every network that is compared.
@@ -38,6 +42,7 @@ def head_recipe(recipe: Recipe, epochs: int, *, has_teacher: bool) -> Recipe:
         "rand_magnitude",
         "mixup",
         "cutmix",
+        "sync_bn",
         "amp_dtype",
     )
     return Recipe(
@@ -94,13 +99,15 @@ def fit_head(
     on_step: Callable[[StepRecord], None] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_minutes: float = 10.0,
+    world: World | None = None,
 ) -> FitResult:
     """Trains a network's head in place, everything before it frozen; leaves evaluation mode.
 
     Args:
         model: as `export.build_model` builds it, without dropout and drop path.
         recipe: `head_recipe` gives one.
-        train_loader, eval_loader, seed, teacher_logits, device, on_step, checkpoint, checkpoint_minutes: as `retrain.fit` takes them.
+        train_loader, eval_loader, seed, teacher_logits, device, on_step, checkpoint, checkpoint_minutes, world: as `retrain.fit` takes
+            them.
 
     Raises:
         as `retrain.fit`.
@@ -116,4 +123,5 @@ def fit_head(
         on_step=on_step,
         checkpoint=checkpoint,
         checkpoint_minutes=checkpoint_minutes,
+        world=world,
     )

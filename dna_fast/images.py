@@ -28,6 +28,9 @@ from dna_fast.data.tuning import LEAST_IMAGES, Settings, tune
 
 if TYPE_CHECKING:
     from dna_fast.data.transforms import Transform
+    from dna_fast.recipe import Recipe
+
+EVAL_IMAGES = 256  # per batch at most: larger ones judge no faster, and whole batches are what ranks share out
 
 
 class RunImages:
@@ -163,6 +166,23 @@ class RunImages:
         transform = replace(self._transform(training=training), **augmentation)
         own = {"dtype": torch.bfloat16 if half else torch.float32, "rank": share[0], "world_size": share[1]}
         return self._loader(index, transform, batch_size, self.settings, **own)
+
+    def classifier_loaders(self, recipe: Recipe, share: tuple[int, int] = (0, 1)) -> tuple[DaliLoader, DaliLoader]:
+        """All training images and the evaluation images, as a classifier's training takes them.
+
+        Args:
+            share: (number, how many) of the ranks that train together, each on its part of every batch.
+        """
+        training = self.loader(
+            self.train,
+            recipe.batch_size // share[1],
+            training=True,
+            augmentation=recipe.augmentation(),
+            share=share,
+        )
+        # Of a size that does not depend on the number of ranks, so that neither do the bits of a logit.
+        judged = min(recipe.batch_size, EVAL_IMAGES)
+        return training, self.loader(self.evaluation, judged, training=False, share=share)
 
     @cached_property
     def settings(self) -> Settings:

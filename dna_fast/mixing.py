@@ -1,7 +1,7 @@
 """Mixup and CutMix: batches whose images show two labels at once, mixed on the device that trains.
 
-Source: Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899. One share per batch, each image with its mirror in the batch,
-as timm does by default.
+Source: Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899. One share per batch, as timm does by default; each image
+with its neighbour (timm: its mirror in the batch, as good in a shuffled one), so that ranks that share a batch mix the same pairs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Mixed:
 
 
 def mix(images: Tensor, labels: Tensor, *, mixup: float, cutmix: float, rng: np.random.Generator) -> Mixed:
-    """Mixes every image with its mirror in the batch: the first with the last, and so on.
+    """Mixes every image with its neighbour: the first with the second, the third with the fourth. The last of an odd number stays.
 
     Args:
         images: [N, 3, H, W]; not changed.
@@ -53,14 +53,22 @@ def mix(images: Tensor, labels: Tensor, *, mixup: float, cutmix: float, rng: np.
     cuts = bool(rng.random() < 0.5) if mixup > 0.0 and cutmix > 0.0 else cutmix > 0.0
     alpha = cutmix if cuts else mixup
     share = float(rng.beta(alpha, alpha))
+    order = _neighbours(len(images), images.device)
+    partners = torch.index_select(images, 0, order, out=torch.empty_like(images))  # in the images' layout
     if not cuts:
-        return Mixed(torch.lerp(images.flip(0), images, share), labels, labels.flip(0), share)
+        return Mixed(torch.lerp(partners, images, share), labels, labels[order], share)
     height, width = images.shape[2:]
     top, bottom, left, right = _rectangle(height, width, share, rng)
     mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images.flip(0)[:, :, top:bottom, left:right]
+    mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
     kept = 1.0 - (bottom - top) * (right - left) / (height * width)  # a rectangle over the edge is smaller than drawn
-    return Mixed(mixed, labels, labels.flip(0), kept)
+    return Mixed(mixed, labels, labels[order], kept)
+
+
+def _neighbours(count: int, device: torch.device) -> Tensor:
+    """1, 0, 3, 2, ...; the last of an odd number is its own."""
+    numbers = torch.arange(count, device=device)
+    return (numbers ^ 1).clamp_(max=count - 1)
 
 
 def _rectangle(height: int, width: int, share: float, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -177,6 +178,21 @@ class World:
         """The ranks as stages x replicas; every rank must call it."""
         return Grid(self, stages, replicas)
 
+    @cached_property
+    def together(self) -> Grid:
+        """All ranks as replicas of one stage; every rank must ask for it."""
+        return self.grid(1, self.size)
+
+    def take_leaders(self, tensors: Sequence[Tensor]) -> None:
+        """Writes rank 0's values to tensors of the same shapes and order on all ranks; every rank must call it."""
+        for dtype in dict.fromkeys(t.dtype for t in tensors):
+            own = [t for t in tensors if t.dtype == dtype]
+            flat = torch.cat([t.detach().reshape(-1) for t in own])
+            with _talking():
+                dist.broadcast(flat, 0)
+            for tensor, values in zip(own, torch.split(flat, [t.numel() for t in own]), strict=True):
+                tensor.detach().copy_(values.view(tensor.shape))
+
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def leave_together(self) -> None:
@@ -284,8 +300,9 @@ class Grid:
             with _talking():
                 work.wait()
             bucket.div_(self.replicas)
-            for tensor, mean in zip(tensors, torch.split(bucket, [t.numel() for t in tensors]), strict=True):
-                tensor.copy_(mean.view(tensor.shape))
+            means = torch.split(bucket, [t.numel() for t in tensors])
+            # On a GPU one launch for many tensors: a network has hundreds.
+            torch._foreach_copy_(list(tensors), [m.view(t.shape) for t, m in zip(tensors, means, strict=True)])
 
         return finish
 

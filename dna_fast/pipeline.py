@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dna_fast.pipeline_ranks import OnPlacement
     from dna_fast.rate import OnProgress as OnRateProgress
     from dna_fast.recipe import Accuracy, Recipe
-    from dna_fast.retrain import FitResult, StepRecord
+    from dna_fast.retrain_step import FitResult, StepRecord
     from dna_fast.supernet import Supernet
     from dna_fast.tables import CostTable, RatingTable
     from dna_fast.teacher import Teacher
@@ -49,12 +49,17 @@ class Run:
         checkpoint: which of the supernet's checkpoints is rated.
 
     Attributes:
-        world: the ranks that train and rate together; None: this process alone.
+        world: the ranks that train, rate and retrain together; None: this process alone.
     """
 
     def __init__(self, directory: Path, config: RunConfig, checkpoint: Which = Which.LAST) -> None:
         self.directory, self.config, self.checkpoint = directory, config, checkpoint
         self.world: World | None = None
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process writes what is one for all ranks."""
+        return self.world is None or self.world.is_leader
 
     @classmethod
     def start(cls, config_path: str | Path, directory: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -251,14 +256,14 @@ class Run:
         checkpoint: Path,
         logits: Callable[[Tensor], Tensor] | None = None,
         distiller: FeatureDistiller | None = None,
+        world: World | None = None,
     ) -> FitResult:
         """Trains a classifier on all training images; the checkpoint's name must tell apart whatever it depends on."""
         from dna_fast.retrain import fit
 
         return fit(
             model,
-            self.images.loader(self.images.train, recipe.batch_size, training=True, augmentation=recipe.augmentation()),
-            self.images.loader(self.images.evaluation, recipe.batch_size, training=False),
+            *self.images.classifier_loaders(recipe, (0, 1) if world is None else (world.rank, world.size)),
             recipe,
             seed=self.config.seed,
             teacher_logits=logits,
@@ -267,6 +272,7 @@ class Run:
             on_step=on_step,
             checkpoint=checkpoint,
             checkpoint_minutes=self.config.train.checkpoint_minutes,
+            world=world,
         )
 
     # ---- supernet and tables ----------------------------------------------------------------------------------------
@@ -434,7 +440,8 @@ class Run:
         table, measured = cost_table(self.space), self.directory / "profile.json"
         if measured.exists() and (profile := Profile.load(measured)).is_complete(self.space):
             table = add_latencies(table, profile)
-        table.save(self.directory / "costs.npz")
+        if self.is_leader:
+            table.save(self.directory / "costs.npz")
         return table
 
     # ---- search and retraining --------------------------------------------------------------------------------------
@@ -484,9 +491,13 @@ class Run:
             checkpoint=checkpoint,
             logits=teacher.logits if recipe.distill_weight > 0 else None,
             distiller=self.distiller(arch, teacher),
+            world=self.world,
         )
-        save_model(model, arch, self.directory / "models" / name)
-        write_json(self.directory / "models" / name / "training.json", {**result.to_dict(), "recipe": asdict(recipe)})
+        if self.is_leader:
+            save_model(model, arch, self.directory / "models" / name)
+            write_json(
+                self.directory / "models" / name / "training.json", {**result.to_dict(), "recipe": asdict(recipe)}
+            )
         return result
 
     def fit_checkpoint(self, arch: Architecture, teacher: Teacher, name: str, *inherited: str) -> Path:

@@ -48,6 +48,7 @@ class Recipe:
     rand_magnitude: float = 9.0  # in 0..10
     mixup: float = 0.0  # parameter of the Beta distribution of shares; 0: never
     cutmix: float = 0.0
+    sync_bn: bool = False  # of many ranks: batch norms normalise the batch of all, not each rank's part of it
     amp_dtype: str | None = None  # of the forward pass; weights and losses stay float32
     eval_epochs: int = 1  # evaluate after every so many epochs, and after the last
 
@@ -138,7 +139,6 @@ class Accuracy:
         return f"{100 * self.top1:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-@torch.no_grad()  # not inference mode: a loader that works while it iterates may write to tensors made outside
 def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu") -> Accuracy:
     """Counts the images whose largest logit is their label's; evaluation mode, float32; the model's mode is restored.
 
@@ -150,6 +150,15 @@ def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu
     Raises:
         ValueError: the loader is empty.
     """
+    correct, total = count_correct(model, loader, device)
+    if total == 0:
+        raise ValueError("evaluate: the loader gave no images; expected at least one batch")
+    return Accuracy(correct, total)
+
+
+@torch.no_grad()  # not inference mode: a loader that works while it iterates may write to tensors made outside
+def count_correct(model: nn.Module, loader: Loader, device: str | torch.device = "cpu") -> tuple[int, int]:
+    """(correct, total) as `evaluate` counts them; of no images, as a rank may have, (0, 0)."""
     was_training = model.training
     model.eval()
     try:
@@ -160,6 +169,4 @@ def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu
             total += len(labels)
     finally:
         model.train(was_training)
-    if total == 0:
-        raise ValueError("evaluate: the loader gave no images; expected at least one batch")
-    return Accuracy(int(correct), total)
+    return int(correct), total

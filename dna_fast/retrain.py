@@ -2,78 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from dna_fast._files import make_directory
-from dna_fast._loop import Batch, Loader, deferred_interrupt
+from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.distill import FeatureDistiller
-from dna_fast.mixing import Mixed, mix
-from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
-from dna_fast.recipe import Accuracy, Recipe, evaluate
-from dna_fast.tensor_files import read_tensors, tensors_sha256, write_tensors
+from dna_fast.recipe import Recipe
+from dna_fast.retrain_ranks import RankTraining, check_share
+from dna_fast.retrain_step import LOG_STEPS, STOP, EpochRecord, FitResult, StepRecord, TeacherLogits, Training
 
-LOG = logging.getLogger(__name__)
-
-FORMAT, VERSION = "dna_fast.retrain", 1
-WARMUP_LR = 1e-6  # where warm-up starts, as in the released training command
-_MIXING = 1  # tells the numbers that mix images from those of dropout
-LOG_STEPS = 10  # losses stay on the device and are read this often: reading one waits for the device
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What a progress display needs, every LOG_STEPS updates; loss is the mean over the epoch so far."""
-
-    epoch: int
-    step: int  # updates done
-    total_steps: int
-    loss: float
-    lr: float
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One finished epoch; its accuracy (of the averaged weights, if the recipe averages) is None where none was due."""
-
-    epoch: int
-    loss: float  # mean over the epoch's updates
-    lr: float  # of the last update
-    accuracy: Accuracy | None
-    seconds: float  # since training started, evaluation and earlier parts of an interrupted run included
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The course of training, and the accuracy of the weights the model now holds: the last ones, not the best."""
-
-    history: tuple[EpochRecord, ...]
-    accuracy: Accuracy
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON, the interval spelled out."""
-        low, high = self.accuracy.interval
-        accuracy = {**asdict(self.accuracy), "top1": self.accuracy.top1, "interval_95": [low, high]}
-        return {"accuracy": accuracy, "seconds": self.seconds, "history": [asdict(record) for record in self.history]}
-
-
-TeacherLogits = Callable[[Tensor], Tensor]  # images [N, 3, H, W] -> logits [N, classes]
+if TYPE_CHECKING:
+    from dna_fast.parallel import World
 
 
 def fit(
@@ -90,13 +35,14 @@ def fit(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_minutes: float = 10.0,
+    world: World | None = None,
 ) -> FitResult:
     """Trains the model in place, to the final weights (averaged, if the recipe averages) and evaluation mode.
 
     Args:
         model: images [N, 3, H, W] -> logits [N, classes]; moved to `device`, channels_last.
-        train_loader: of `recipe.batch_size` images per batch.
-        eval_loader: of images not trained on. Nothing is selected by it: no early stop, no best epoch.
+        train_loader: of `recipe.batch_size` images per batch, on a rank its part of them.
+        eval_loader: of images not trained on, on a rank its part. Nothing is selected by it: no early stop, no best epoch.
         recipe: how to train.
         seed: of dropout and drop path; the initial weights come with the model, the order of images with the loader.
         teacher_logits: needed where `recipe.distill_weight` > 0; called without gradients, on `device`.
@@ -104,7 +50,8 @@ def fit(
         device: where to train.
         on_step, on_epoch: called between updates, every LOG_STEPS of them, and after every epoch.
         checkpoint: file that is written after every epoch, every `checkpoint_minutes` within one, and on Ctrl-C, and from which a
-            run goes on where it stopped.
+            run goes on where it stopped, on any number of ranks.
+        world: the ranks that train together, all of which call this with the same model and recipe; None: this process alone.
 
     Deterministic on the CPU: the same arguments give the same weights, interrupted or not. The caller's random
     state is left as it was.
@@ -113,80 +60,56 @@ def fit(
         ValueError: loader, model or teacher do not fit the recipe; a checkpoint that is damaged or of another run.
         RuntimeError: a loss or a weight that is not finite.
         OSError: the checkpoint cannot be written; the message says why and what to do. The one before stays.
+        PeerFailed: another rank failed; that one raises what is to be told.
         KeyboardInterrupt: Ctrl-C, once the update is finished and the checkpoint written; a second one strikes at once.
 
     Source: distillation is Hinton et al., arXiv 1503.02531.
     """
     device = torch.device(device)
-    _check_arguments(model, train_loader, recipe, teacher_logits, distiller)
-    training = _Training(model, recipe, seed, len(train_loader), device, distiller)
+    _check_arguments(model, recipe, teacher_logits, distiller)
+    _check_loader(train_loader, recipe, 1 if world is None else world.size)
+    arguments = (model, recipe, seed, len(train_loader), device, distiller)
+    training = Training(*arguments) if world is None else RankTraining(*arguments, world=world)
     if checkpoint is not None:
         make_directory(Path(checkpoint).parent)
-        if Path(checkpoint).exists():
-            training.load(Path(checkpoint))
+        training.go_on(Path(checkpoint))
     rng_devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(rng_devices), deferred_interrupt() as interrupted:
         training.model.train()
-        last_save = time.monotonic()
         while training.epoch < recipe.epochs:
             for batch in train_loader.epoch(training.epoch, training.batch):
                 training.update(batch, teacher_logits)
                 if on_step is not None and training.step % LOG_STEPS == 0:
                     on_step(training.step_record())
-                if interrupted.is_set():
+                wish = training.wish(interrupted.is_set(), checkpoint_minutes)
+                if wish:
                     training.save(checkpoint)
-                    raise KeyboardInterrupt
-                if time.monotonic() - last_save > 60 * checkpoint_minutes:
-                    training.save(checkpoint)
-                    last_save = time.monotonic()
+                if wish & STOP:
+                    training.stop()
             record = training.finish_epoch(eval_loader)
             training.save(checkpoint)
-            last_save = time.monotonic()
             if on_epoch is not None:
                 on_epoch(record)
-            if interrupted.is_set():
-                raise KeyboardInterrupt
+            if training.wish(interrupted.is_set(), checkpoint_minutes) & STOP:
+                training.stop()
     return training.result()
 
 
-def distillation_loss(logits: Tensor, target: Tensor | Mixed, teacher: Tensor | None, recipe: Recipe) -> Tensor:
-    """(1 - w) cross-entropy with label smoothing + w T^2 KL(teacher || student, both at temperature T); float32.
-
-    Args:
-        logits, teacher: [N, classes]; the teacher's may be None where w = recipe.distill_weight is 0.
-        target: labels [N] int64, or both labels of mixed images.
-    """
-    if isinstance(target, Mixed):
-        loss = target.cross_entropy(logits, recipe.label_smoothing)
-    else:
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
-    if teacher is None:
-        return loss
-    if teacher.shape != logits.shape:
+def _check_loader(loader: Loader, recipe: Recipe, ranks: int) -> None:
+    check_share(recipe, ranks)
+    batch_size = loader.batch_size * ranks
+    if len(loader) == 0:
+        raise ValueError(f"fit: fewer images than one batch of {batch_size}; lower the batch size or add images")
+    if batch_size != recipe.batch_size:
         raise ValueError(
-            f"fit: teacher_logits must give {tuple(logits.shape)} like the model, got {tuple(teacher.shape)}"
+            f"fit: the recipe's learning rate is meant for batches of {recipe.batch_size}, the loader gives "
+            f"{batch_size}; use recipe.with_batch_size({batch_size})"
         )
-    weight, temperature = recipe.distill_weight, recipe.distill_temperature
-    student_log, teacher_log = (F.log_softmax(z.float() / temperature, dim=1) for z in (logits, teacher))
-    # T^2 keeps the size of this gradient, which shrinks as 1 / T^2, beside the labels'
-    divergence = F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
-    return (1 - weight) * loss + weight * temperature**2 * divergence
 
 
 def _check_arguments(
-    model: nn.Module,
-    loader: Loader,
-    recipe: Recipe,
-    teacher_logits: TeacherLogits | None,
-    distiller: FeatureDistiller | None,
+    model: nn.Module, recipe: Recipe, teacher_logits: TeacherLogits | None, distiller: FeatureDistiller | None
 ) -> None:
-    if len(loader) == 0:
-        raise ValueError(f"fit: fewer images than one batch of {loader.batch_size}; lower the batch size or add images")
-    if loader.batch_size != recipe.batch_size:
-        raise ValueError(
-            f"fit: the recipe's learning rate is meant for batches of {recipe.batch_size}, the loader gives "
-            f"{loader.batch_size}; use recipe.with_batch_size({loader.batch_size})"
-        )
     if (teacher_logits is not None) != (recipe.distill_weight > 0):
         given = "no teacher_logits were" if teacher_logits is None else "teacher_logits were"
         raise ValueError(f"fit: distill_weight is {recipe.distill_weight} but {given} given; they go together")
@@ -199,220 +122,3 @@ def _check_arguments(
             f"fit: the recipe has {recipe.model_args()}, the model drop_rate {drop_rate} and "
             f"{'a' if drop_path else 'no'} drop path; build it with build_model(arch, **recipe.model_args())"
         )
-
-
-class _Training:
-    """A run and where it stands."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        seed: int,
-        updates_per_epoch: int,
-        device: torch.device,
-        distiller: FeatureDistiller | None = None,
-    ) -> None:
-        self.model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.recipe, self.seed, self.updates_per_epoch, self.device = recipe, seed, updates_per_epoch, device
-        self.distiller = distiller
-        # Everything the optimizer moves; without projections the network alone, whose parameters keep their names.
-        self.trained: nn.Module = self.model
-        if distiller is not None:
-            self.trained = nn.ModuleDict({"model": self.model, "distiller": distiller.to(device)})
-        eps = {} if recipe.opt_eps is None else {"eps": recipe.opt_eps}
-        self.optimizer = create_optimizer_v2(
-            self.trained,
-            recipe.optimizer,
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-            **eps,
-        )
-        self.scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            recipe.schedule,
-            num_epochs=recipe.epochs,
-            decay_epochs=recipe.decay_epochs,
-            decay_rate=recipe.decay_rate,
-            warmup_epochs=recipe.warmup_epochs,
-            warmup_lr=WARMUP_LR,
-            step_on_epochs=False,
-            updates_per_epoch=updates_per_epoch,
-        )
-        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        if distiller is not None:
-            distiller.attach(self.model)  # behind the average, whose copy must not be listened to
-        self.step = self.epoch = self.batch = 0
-        self.history: list[EpochRecord] = []
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.lr = 0.0
-        self.start = time.perf_counter()
-
-    def update(self, batch: Batch, teacher_logits: TeacherLogits | None) -> None:
-        """One optimizer step, in the model's present mode."""
-        # One stream per update, not per run: a run goes on as if never interrupted, with no generator state kept.
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, self.step)).generate_state(1, np.uint64)[0]))
-        images = batch.images.to(self.device, non_blocking=True)
-        labels = batch.labels.to(self.device, non_blocking=True)
-        target: Tensor | Mixed = labels
-        if self.recipe.mixes:
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.step, _MIXING))))
-            target = mix(images, labels, mixup=self.recipe.mixup, cutmix=self.recipe.cutmix, rng=rng)
-            images = target.images
-        with torch.no_grad():
-            seen = None if self.distiller is None else self.distiller.look(images)
-            # one pass of the teacher for logits and features
-            teacher = None if teacher_logits is None else teacher_logits(images) if seen is None else seen
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp_dtype == "bfloat16"):
-            logits = self.model(images)
-        loss = distillation_loss(logits, target, teacher, self.recipe)
-        if self.distiller is not None:
-            loss = loss + self.recipe.feature_weight * self.distiller.loss()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.recipe.grad_clip:
-            nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.grad_clip)
-        self.lr = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step()
-        self.step, self.batch = self.step + 1, self.batch + 1
-        self.scheduler.step_update(self.step)
-        if self.ema is not None:
-            self.ema.update(self.model, self.step)
-        self.loss_sum += loss.detach()
-        if self.step % LOG_STEPS == 0:
-            self.mean_loss()
-
-    def mean_loss(self) -> float:
-        """Mean over the epoch so far, checked: one step that is not finite stays in it."""
-        loss = float(self.loss_sum) / max(self.batch, 1)
-        if not math.isfinite(loss):
-            raise RuntimeError(
-                f"fit: the loss became {loss} in epoch {self.epoch}, step {self.step} or up to {LOG_STEPS - 1} before, "
-                f"lr {self.lr:.3g}; try a lower lr, a longer warm-up or grad_clip=1, and check the images' values"
-            )
-        return loss
-
-    def step_record(self) -> StepRecord:
-        total_steps = self.recipe.epochs * self.updates_per_epoch
-        return StepRecord(self.epoch, self.step, total_steps, self.mean_loss(), self.lr)
-
-    def finish_epoch(self, eval_loader: Loader) -> EpochRecord:
-        """Evaluates where it is time to, and moves on to the next epoch."""
-        loss, number, recipe = self.mean_loss(), self.epoch + 1, self.recipe
-        final = self.model if self.ema is None else self.ema.module
-        due = number % recipe.eval_epochs == 0 or number == recipe.epochs
-        accuracy = evaluate(final, eval_loader, self.device) if due else None
-        self.history.append(EpochRecord(self.epoch, loss, self.lr, accuracy, time.perf_counter() - self.start))
-        self.epoch, self.batch = number, 0
-        self.loss_sum.zero_()
-        return self.history[-1]
-
-    def result(self) -> FitResult:
-        """Leaves the final weights in the model, and nothing that listens to it."""
-        if self.distiller is not None:
-            self.distiller.detach()
-        if self.ema is not None:
-            self.model.load_state_dict(self.ema.module.state_dict())
-        self.model.eval()
-        last = self.history[-1]
-        assert last.accuracy is not None, "the last epoch is always evaluated"
-        return FitResult(tuple(self.history), last.accuracy, last.seconds)
-
-    def _modules(self) -> dict[str, nn.Module]:
-        found = {"model": self.model, "ema": None if self.ema is None else self.ema.module, "distiller": self.distiller}
-        return {kind: module for kind, module in found.items() if module is not None}
-
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must share with this run to be continued by it."""
-        return {**asdict(self.recipe), "seed": self.seed, "updates_per_epoch": self.updates_per_epoch}
-
-    def save(self, path: str | Path | None) -> None:
-        """Writes a checkpoint, atomically; None writes none.
-
-        Raises:
-            RuntimeError: the loss or a weight is not finite; such weights never replace good ones.
-            OSError: as `write_tensors`.
-        """
-        if path is None:
-            return
-        self._check_finite()
-        tensors = optimizer_tensors(self.trained, self.optimizer)
-        for kind, module in self._modules().items():
-            tensors |= {f"{kind}/{name}": t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-        state = {
-            "format": FORMAT,
-            "version": VERSION,
-            "identity": self._identity(),
-            "position": {"step": self.step, "epoch": self.epoch, "batch": self.batch, "lr": self.lr},
-            "loss_sum": float(self.loss_sum),
-            "seconds": time.perf_counter() - self.start,
-            "history": [asdict(record) for record in self.history],
-            "sha256": tensors_sha256(tensors),
-        }
-        write_tensors(path, tensors, {"state": json.dumps(state)})
-        LOG.info("%s written: step %d, epoch %d", path, self.step, self.epoch)
-
-    def _check_finite(self) -> None:
-        self.mean_loss()  # raises
-        if not torch.stack([p.detach().isfinite().all() for p in self.model.parameters()]).all():
-            raise RuntimeError(
-                f"fit: weights are no longer finite after step {self.step} (epoch {self.epoch}), though the loss still is; "
-                "no checkpoint was written; try a lower lr, a longer warm-up or grad_clip=1"
-            )
-
-    def load(self, path: Path) -> None:
-        """Goes on where a checkpoint stopped.
-
-        Raises:
-            ValueError: damaged, of a newer version, of another run.
-        """
-        state, tensors = _read_checkpoint(path)
-        there, here = state["identity"], self._identity()
-        differing = [
-            f"{name} is {there.get(name)!r}, here {here[name]!r}" for name in here if there.get(name) != here[name]
-        ]
-        if differing:
-            raise ValueError(
-                f"{path}: a checkpoint of another run ({'; '.join(differing)}); delete it or give another path"
-            )
-        try:
-            for kind, module in self._modules().items():
-                module.load_state_dict(
-                    {n.removeprefix(f"{kind}/"): t for n, t in tensors.items() if n.startswith(f"{kind}/")}
-                )
-        except RuntimeError as error:
-            raise ValueError(
-                f"{path}: a checkpoint of another model; delete it or give another path: {error}"
-            ) from error
-        load_optimizer(self.trained, self.optimizer, tensors)
-        for name, value in state["position"].items():
-            setattr(self, name, value)
-        self.loss_sum.fill_(state["loss_sum"])
-        self.history = [_epoch_record(record) for record in state["history"]]
-        self.start = time.perf_counter() - state["seconds"]
-        self.scheduler.step_update(self.step)
-
-
-def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    remedy = "delete it to train from the start, or restore it from a copy"
-    try:
-        tensors, metadata = read_tensors(path)
-        state = json.loads(metadata.get("state", "{}"))
-    except ValueError as error:  # of JSON too
-        raise ValueError(f"{path}: a damaged checkpoint ({error}); {remedy}") from error
-    if state.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: not a checkpoint of a training run; expected format {FORMAT!r}, got {state.get('format')!r}"
-        )
-    if state["version"] > VERSION:
-        newer = f"version {state['version']}, this one reads up to {VERSION}"
-        raise ValueError(f"{path}: written by a newer dna_fast ({newer}); update dna_fast")
-    if state.get("sha256", here := tensors_sha256(tensors)) != here:  # earlier releases wrote none
-        raise ValueError(f"{path}: a damaged checkpoint (its tensors are not those that were written); {remedy}")
-    return state, tensors
-
-
-def _epoch_record(record: dict[str, Any]) -> EpochRecord:
-    accuracy = record["accuracy"]
-    return EpochRecord(**{**record, "accuracy": None if accuracy is None else Accuracy(**accuracy)})

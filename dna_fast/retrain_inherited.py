@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from dna_fast.head import fit_head, head_recipe
 from dna_fast.inherit import Assembled, assemble, recalibrate
 from dna_fast.pipeline import FITS, Run
 from dna_fast.recipe import Recipe
-from dna_fast.retrain import FitResult, StepRecord, TeacherLogits
+from dna_fast.retrain_step import FitResult, StepRecord, TeacherLogits
 from dna_fast.supernet import Supernet
 from dna_fast.teacher import Teacher
 
@@ -77,7 +78,8 @@ class Inheritance:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.run.config.seed)
             found = assemble(self.supernet, arch, num_classes=len(self.run.images.train.classes))
-        recalibrate(found.model, self.calibration)
+        if self.run.is_leader:  # the others take its weights when training begins
+            recalibrate(found.model, self.calibration)
         return found
 
     def recipes(self) -> tuple[Recipe, Recipe]:
@@ -113,11 +115,12 @@ class Inheritance:
             ValueError: an architecture that cannot inherit; as `recipes`.
         """
         run, (recipe, _) = self.run, self.recipes()
-        model = self.assemble(arch).model
+        world = run.world
+        with nullcontext() if world is None else world.leader_first(f"assembled {name}"):
+            model = self.assemble(arch).model
         result = fit_head(
             model,
-            run.images.loader(run.images.train, recipe.batch_size, training=True, augmentation=recipe.augmentation()),
-            run.images.loader(run.images.evaluation, recipe.batch_size, training=False),
+            *run.images.classifier_loaders(recipe, (0, 1) if world is None else (world.rank, world.size)),
             recipe,
             seed=run.config.seed,
             teacher_logits=self.logits,
@@ -125,6 +128,7 @@ class Inheritance:
             on_step=on_step,
             checkpoint=self.checkpoints(arch, name)[0],
             checkpoint_minutes=run.config.train.checkpoint_minutes,
+            world=world,
         )
         return model, result
 
@@ -149,8 +153,12 @@ class Inheritance:
             checkpoint=self.checkpoints(arch, name)[1],
             logits=self.teacher.logits if recipe.distill_weight > 0 else None,
             distiller=run.distiller(arch, self.teacher),
+            world=run.world,
         )
         result = InheritedResult(head, whole)
-        save_model(model, arch, run.directory / "models" / name)
-        write_json(run.directory / "models" / name / "training.json", {**result.to_dict(), "recipe": asdict(recipe)})
+        if run.is_leader:
+            save_model(model, arch, run.directory / "models" / name)
+            write_json(
+                run.directory / "models" / name / "training.json", {**result.to_dict(), "recipe": asdict(recipe)}
+            )
         return result

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from dna_fast.pipeline_ranks import Chosen
     from dna_fast.rate import RateProgress
     from dna_fast.recipe import Accuracy
-    from dna_fast.retrain import StepRecord
     from dna_fast.retrain_inherited import Inheritance
+    from dna_fast.retrain_step import StepRecord
     from dna_fast.supernet import Supernet
     from dna_fast.tables import RatingTable
     from dna_fast.teacher import Teacher
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MACS_TOLERANCE = 0.01  # a baseline "of equal macs" is within this share of the winner's
 
 INHERITED = "_inherited"  # what a name ends in, beside the same network from scratch
+
+_CLASSIFIER_COLUMNS = ("epoch", "step", "lr", "loss", "images_per_s")  # of its log, by their names in a StepRecord
 
 MAX_DRAWS = 100  # of a baseline that must differ from the winner and the baselines before it
 
@@ -64,7 +66,7 @@ def prepare_teacher(run: Run, display: Display, *, tensorboard: bool = False) ->
     finish = stage_record(run.directory, "teacher", str(run.device))
     with display.progress("teacher") as update, _classifier_log(run, "teacher", tensorboard) as log:
         teacher = run.teacher(_on_step(update, log))
-    if run.world is None or run.world.is_leader:
+    if run.is_leader:
         finish(log.rows > 0)
     accuracy = run.teacher_accuracy
     judged = "" if accuracy is None else f", {accuracy} top-1 [95 % interval] on the evaluation images"
@@ -115,7 +117,7 @@ def train_supernet(
             on_placement=lambda chosen: show_placement(chosen, display),
             profile_into=profile_into,
         )
-    if run.world is not None and not run.world.is_leader:
+    if not run.is_leader:
         return supernet
     finish(log.rows > 0)
     display.note(f"supernet of {len(run.space.blocks)} blocks trained: {run.directory / 'supernet'}")
@@ -166,9 +168,8 @@ def rate_candidates(
             update(p.paths, p.total_paths, f"{speed:.1f} paths/s", p.share)
             log.add({"paths": p.paths, "total_paths": p.total_paths, "share": p.share})
 
-        is_told = run.world is None or run.world.is_leader
-        table = run.rate(teacher, on_progress if is_told else None, max_memory_bytes=max_memory_bytes)
-    if not is_told:
+        table = run.rate(teacher, on_progress if run.is_leader else None, max_memory_bytes=max_memory_bytes)
+    if not run.is_leader:
         return table
     finish(log.rows > 0)
     seconds = time.perf_counter() - start
@@ -257,12 +258,14 @@ def _retrained(
         display.progress(f"retraining {name}") as update,
         _classifier_log(run, f"models/{name}", tensorboard) as log,
     ):
+        on_step = _on_step(update, log) if run.is_leader else None
         if isinstance(start, Teacher):
-            fitted = run.retrain(arch, start, name, _on_step(update, log))
+            fitted = run.retrain(arch, start, name, on_step)
         else:
-            both = start.retrain(arch, name, _on_head_step(update), _on_step(update, log))
+            both = start.retrain(arch, name, _on_head_step(update) if run.is_leader else None, on_step)
             fitted, head_accuracy = both.whole, both.head.accuracy
-    finish(log.rows > 0)
+    if run.is_leader:
+        finish(log.rows > 0)
     costs = architecture_cost(arch)
     return Compared(name, arch, costs["macs"], costs["params"], fitted.accuracy, fitted.seconds, head_accuracy)
 
@@ -274,16 +277,20 @@ def plot_comparison(path: Path, query: Query, results: Sequence[Compared]) -> No
 
 
 def _classifier_log(run: Run, name: str, tensorboard: bool) -> AbstractContextManager[StageLog]:
-    return stage_log(run.directory, name, ("epoch", "step", "lr", "loss"), tensorboard=tensorboard)
+    return stage_log(run.directory, name, _CLASSIFIER_COLUMNS, tensorboard=tensorboard)
 
 
 def _on_head_step(update: Update) -> Callable[[StepRecord], None]:
-    return lambda record: update(record.step, record.total_steps, f"head, loss {record.loss:.4f}")
+    return lambda record: update(record.step, record.total_steps, f"head, {_remarks(record)}")
+
+
+def _remarks(record: StepRecord) -> str:
+    return f"loss {record.loss:.4f}, {record.images_per_s:,.0f} images/s"
 
 
 def _on_step(update: Update, log: StageLog) -> Callable[[StepRecord], None]:
     def on_step(record: StepRecord) -> None:
-        update(record.step, record.total_steps, f"loss {record.loss:.4f}")
-        log.add({"epoch": record.epoch, "step": record.step, "lr": record.lr, "loss": record.loss})
+        update(record.step, record.total_steps, _remarks(record))
+        log.add({name: getattr(record, name) for name in _CLASSIFIER_COLUMNS})
 
     return on_step

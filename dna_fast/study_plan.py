@@ -20,7 +20,7 @@ from dna_fast.tables import RatingTable
 if TYPE_CHECKING:
     from dna_fast.display import Display
     from dna_fast.pipeline import Run
-    from dna_fast.retrain import StepRecord
+    from dna_fast.retrain_step import StepRecord
 
 FORMAT, VERSION = "dna_fast.study_plan", 1
 COST = "macs"

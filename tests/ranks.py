@@ -33,11 +33,14 @@ class Job:
 
 
 def start(directory: Path, ranks: int, call: str, **arguments: Any) -> Job:
-    """Starts ranks that each call `ranks_jobs:<call>` with these arguments; with one rank, a process that knows of no ranks."""
+    """Starts ranks that each call `ranks_jobs:<call>`, or `<module>:<call>` if it says so, with these arguments.
+
+    With one rank, a process that knows of no ranks.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     logs = tuple(directory / f"rank_{rank}.txt" for rank in range(ranks))
-    pids = []
+    pids, called = [], call if ":" in call else f"ranks_jobs:{call}"
     for rank, log in enumerate(logs):
         env = {
             "RANK": str(rank),
@@ -48,7 +51,7 @@ def start(directory: Path, ranks: int, call: str, **arguments: Any) -> Job:
             "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
-        pids.append(zygote().start(log, f"ranks_jobs:{call}", env=env if ranks > 1 else {}, **arguments))
+        pids.append(zygote().start(log, called, env=env if ranks > 1 else {}, **arguments))
     return Job(tuple(pids), logs, store, time.monotonic())
 
 

@@ -16,7 +16,7 @@ from dna_fast.config import RunConfig
 from dna_fast.cost import cost_table
 from dna_fast.query import Query, answer, write_answer
 from dna_fast.recipe import Accuracy
-from dna_fast.retrain import EpochRecord, FitResult
+from dna_fast.retrain_step import EpochRecord, FitResult
 from dna_fast.space import SearchSpace
 from dna_fast.stage_log import stage_log
 from dna_fast.tables import METRICS, RatingTable

@@ -21,7 +21,8 @@ from dna_fast.config import TrainConfig
 from dna_fast.optimizer_state import optimizer_tensors
 from dna_fast.rate import RateOptions, rate
 from dna_fast.rating_store import RatingStore
-from dna_fast.retrain import _Training, fit
+from dna_fast.retrain import fit
+from dna_fast.retrain_step import Training
 from dna_fast.tables import METRICS, RatingTable
 from dna_fast.tensor_files import tensors_sha256
 from dna_fast.train import Trainer
@@ -107,7 +108,7 @@ def _block(seed: int) -> nn.Module:
 
 def classifier() -> Scenario:
     """The second checkpoint of a fit, over the first."""
-    training, other = (_Training(tiny_model(FIT_RECIPE), FIT_RECIPE, 0, len(TRAIN), _CPU) for _ in range(2))
+    training, other = (Training(tiny_model(FIT_RECIPE), FIT_RECIPE, 0, len(TRAIN), _CPU) for _ in range(2))
     training.model.train()
     batches = TRAIN.epoch(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,10 @@ from zygote import ROOT, zygote
 from dna_fast._files import read_json
 
 SETTINGS = {**CONFIG, "device": "cpu", "train": {**CONFIG["train"], "bn_group": 16, "epochs": 3}}
+INHERITED = [
+    *("--init", "inherited", "--no-baselines", "--set", "retrain.epochs=2", "--set", "retrain.head_epochs=1"),
+    *("--set", "retrain.sync_bn=true", "--set", "retrain.feature_weight=0.5"),
+]
 PLACED = "placement 1+1x1: expected "
 
 
@@ -37,6 +42,16 @@ def alone(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in (["train", str(config), "--out", str(directory / "run")], ["rate", str(directory / "run")]):
         ranks.run(directory, 1, "command", command=command)
     return directory / "run"
+
+
+@pytest.fixture(scope="module")
+def searched(alone: Path) -> Path:
+    """The same, searched; and its winner retrained from trained blocks by one process."""
+    run = alone.parent / "searched"
+    shutil.copytree(alone, run)
+    ranks.run(run, 1, "command", command=["search", str(run)])
+    ranks.run(run, 1, "command", command=["retrain", str(run), *INHERITED])
+    return run
 
 
 def _result(run: Path) -> dict[str, Any]:
@@ -78,6 +93,36 @@ def test_two_ranks_share_the_images_of_every_batch(config: Path, alone: Path, tm
     assert np.allclose(ours, theirs, rtol=60 * 4 * 2**-23, atol=0)
 
 
+def _training(run: Path) -> dict[str, Any]:
+    record: dict[str, Any] = read_json(run / "models" / "found_inherited" / "training.json")
+    return record
+
+
+def test_two_ranks_retrain_what_one_process_does(searched: Path, tmp_path: Path) -> None:
+    """The head, then the whole network, with the teacher's logits and features; and one process finds it done."""
+    run = tmp_path / "run"
+    shutil.copytree(searched, run, ignore=shutil.ignore_patterns("fit", "models", "provenance.json"))
+    shutil.copytree(searched / "fit", run / "fit", ignore=shutil.ignore_patterns("found_*"))
+    first, second = ranks.run(tmp_path, 2, "command", command=["retrain", str(run), *INHERITED])
+    assert "found_inherited" in first.said
+    assert second.said == ""
+    ours, theirs = _training(run), _training(searched)
+    for part in (lambda r: r["head"], lambda r: r):
+        a, b = part(ours), part(theirs)
+        # Steps of AdamW: of a gradient that is all rounding it makes a whole step, in any direction, that nothing depends on.
+        assert [x["loss"] for x in a["history"]] == pytest.approx([x["loss"] for x in b["history"]], rel=1e-3)
+        assert a["accuracy"]["total"] == b["accuracy"]["total"] == 360
+    assert (run / "models" / "found_inherited" / "model.safetensors").exists()
+    assert set(read_json(run / "provenance.json")) == {"teacher", "retrain/found_inherited"}
+    header, *rows = (run / "logs" / "models" / "found_inherited.csv").read_text().splitlines()
+    assert header == "time_s,epoch,step,lr,loss,images_per_s"
+    assert [row.split(",")[2] for row in rows] == ["10", "20"]
+    assert all(float(row.split(",")[5]) > 0 for row in rows)
+    (again,) = ranks.run(tmp_path, 1, "command", command=["retrain", str(run), *INHERITED, "--resume", "must"])
+    assert "found_inherited" in again.said
+    assert _training(run) == ours
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -90,16 +135,21 @@ def test_two_ranks_share_the_images_of_every_batch(config: Path, alone: Path, tm
             ["train", "--resume", "never"],
             "error: rank 0: --resume never: training of teacher and supernet was begun before",
         ),
+        (
+            ["retrain", "--set", "retrain.batch_size=63"],
+            "error: rank 0: retrain.batch_size: 63 images are the batch of all ranks together, and 2 ranks cannot share them",
+        ),
+        (["retrain"], "error: rank 0: {run}/architecture.json: no architecture yet"),
         (["search"], "error: dna-fast search is done by one process, and 2 were started; give it without torchrun"),
     ],
-    ids=["words", "number", "resume", "another command"],
+    ids=["words", "number", "resume", "batch", "no architecture", "another command"],
 )
 def test_what_is_wrong_is_said_once(command: list[str], message: str, alone: Path, tmp_path: Path) -> None:
     job = ranks.start(tmp_path, 2, "command", command=[command[0], str(alone), *command[1:]])
     ended = job.wait()
     assert [e.code for e in ended] == [2, 2]
     (line,) = "".join(e.said for e in ended if "error" in e.said).splitlines()[-1:]
-    assert line.startswith(message)
+    assert line.startswith(message.format(run=alone))
     assert "error" not in ended[1].said
 
 
@@ -119,10 +169,10 @@ def _torchrun(log: Path, size: int, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*torchrun, "-m", "dna_fast", *command], stdout=file, stderr=file, env=env)
 
 
-def _until(path: Path) -> None:
+def _until(directory: Path, pattern: str) -> None:
     end = time.monotonic() + 240
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} does not come"
+    while not list(directory.glob(pattern)):
+        assert time.monotonic() < end, f"{pattern} does not come"
         time.sleep(0.02)
 
 
@@ -137,7 +187,7 @@ def test_torchrun_is_interrupted_and_one_process_goes_on(what: str, config: Path
     run, log = tmp_path / "run", tmp_path / "log.txt"
     command = ["train", str(config), "--out", str(run)]
     launcher = _torchrun(log, 2, *command, "--placement", "1+1", "--set", "train.checkpoint_minutes=0.0001")
-    _until(run / "supernet" / "state.json")
+    _until(run, "supernet/state.json")
     struck = time.monotonic()
     if what == "a worker killed":
         os.kill(_workers(launcher.pid)[1], signal.SIGKILL)
@@ -158,3 +208,34 @@ def test_torchrun_is_interrupted_and_one_process_goes_on(what: str, config: Path
     ours, theirs = _result(run), _result(alone)
     assert ours["kept"][60] == theirs["kept"][60]
     assert ours["splits"] == theirs["splits"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["SIGTERM", "a worker killed"])
+def test_torchrun_retrains_and_one_process_goes_on(what: str, searched: Path, tmp_path: Path) -> None:
+    """From where it was stopped, inside an epoch."""
+    run, log = tmp_path / "run", tmp_path / "log.txt"
+    shutil.copytree(searched, run, ignore=shutil.ignore_patterns("fit", "models"))
+    shutil.copytree(searched / "fit", run / "fit", ignore=shutil.ignore_patterns("found*"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["train"]["checkpoint_minutes"] = 1e-4
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    command = ["retrain", str(run), "--no-baselines", "--set", "retrain.epochs=4"]
+    launcher = _torchrun(log, 2, *command)
+    _until(run / "fit", "found-*.safetensors")
+    struck = time.monotonic()
+    if what == "a worker killed":
+        os.kill(_workers(launcher.pid)[1], signal.SIGKILL)
+    else:
+        launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(ranks.OVER_S) != 0
+    assert time.monotonic() - struck < ranks.OVER_S
+    said = log.read_text(errors="replace")
+    expected = (
+        "error: rank 1 died (process " if what == "a worker killed" else "interrupted; what was finished is saved"
+    )
+    assert said.count(expected) == 1
+    assert not (run / "models" / "found").exists()
+    (go_on,) = ranks.run(tmp_path, 1, "command", command=[*command, "--resume", "must"])
+    assert "found" in go_on.said
+    assert len(read_json(run / "models" / "found" / "training.json")["history"]) == 4

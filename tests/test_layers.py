@@ -37,7 +37,7 @@ RESTRICTED = {"argparse", "optparse"}  # arguments are parsed in one room
 
 EVERY_STAGE = (
     "architecture config cost data.* export ops.* profile rate recipe report retrain search space study supernet tables "
-    "teacher train train_log train_profile"
+    "retrain_step teacher train train_log train_profile"
 )
 
 TABLE: Mapping[str, Row] = {
@@ -110,12 +110,13 @@ TABLE: Mapping[str, Row] = {
     "timm_models": row("architecture export export_timm timm_builder timm torch"),
     "inherit": row("architecture calibration export supernet torch"),
     "distill": row("teacher torch"),
-    "head": row("_loop inherit recipe retrain torch"),
+    "head": row("_loop inherit recipe retrain retrain_step torch", "parallel"),
     "mixing": row("numpy torch"),
     "recipe": row("_loop torch", "scipy"),
-    "retrain": row(
-        "_files _loop architecture distill mixing optimizer_state ops.* recipe supernet teacher tensor_files numpy timm torch"
-    ),
+    "retrain": row("_files _loop distill recipe retrain_ranks retrain_step timm torch", "parallel"),
+    "retrain_step": row("_loop distill mixing optimizer_state recipe tensor_files numpy timm torch"),
+    "retrain_ranks": row("_loop distill parallel recipe retrain_norms retrain_step torch"),
+    "retrain_norms": row("parallel timm torch"),
     # Latencies of a device: tables and their sums need no torch, so that a search can read them anywhere.
     "profile_layers": row("architecture space numpy"),
     "profile_fit": row("numpy"),
@@ -133,7 +134,8 @@ TABLE: Mapping[str, Row] = {
     "study_published": row("_files architecture cost space study study_scores numpy"),
     "study_sampling": row("cost tables numpy"),
     "study_plan": row(
-        "_files architecture cost study study_sampling study_scores tables numpy", "display pipeline retrain stages"
+        "_files architecture cost study study_sampling study_scores tables numpy",
+        "display pipeline retrain_step stages",
     ),
     "pairwise": row("search space numpy"),
     "assembled_study": row(
@@ -173,7 +175,7 @@ TABLE: Mapping[str, Row] = {
     "ops.feature_mse": row("ops._library torch"),
     "ops.reference": row("torch"),
     # A run: every stage on first use, one subcommand one stage.
-    "images": row("_files config data.* numpy", "data.* timm torch"),
+    "images": row("_files config data.* numpy", "data.* recipe timm torch"),
     "pipeline": row(
         "__init__ _files config resume space numpy",
         f"{EVERY_STAGE} checkpoint distill images parallel pipeline_ranks profile_table rating_store tensor_files torch",
@@ -205,7 +207,9 @@ TABLE: Mapping[str, Row] = {
         "architecture config cost display fronts memory pipeline provenance query report stage_log numpy",
         f"{EVERY_STAGE} pipeline_ranks placement retrain_inherited",
     ),
-    "retrain_inherited": row("_files architecture export head inherit pipeline recipe retrain supernet teacher torch"),
+    "retrain_inherited": row(
+        "_files architecture export head inherit pipeline recipe retrain_step supernet teacher torch"
+    ),
     "recipes": row("_names architecture space"),
     "demo": row("display pipeline provenance query stages", EVERY_STAGE),
     "cli_options": row("typer", "config_sources display pipeline"),
@@ -216,7 +220,10 @@ TABLE: Mapping[str, Row] = {
     "cli_config": row("cli_options typer", "config_check config_reference config_sources"),
     "cli_data": row("cli_options typer", "data.* display torch"),
     "cli_search": row("cli_options typer", f"{EVERY_STAGE} fronts provenance query"),
-    "cli_retrain": row("cli_options resume typer", f"{EVERY_STAGE} pipeline query recipes retrain_inherited stages"),
+    "cli_retrain": row(
+        "cli_options cli_ranks resume typer",
+        f"{EVERY_STAGE} pipeline query recipes retrain_inherited retrain_ranks stages",
+    ),
     "cli_report": row("cli_options typer", "report_page"),
     "cli_export": row("cli_options typer", "export_formats export_job export_source"),
     "cli_profile": row("cli_options typer", "cost display numpy profile profile_layers profile_table space torch"),

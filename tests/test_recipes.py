@@ -16,7 +16,7 @@ from dna_fast.cost import architecture_cost
 from dna_fast.pipeline import Run
 from dna_fast.recipe import Recipe
 from dna_fast.recipes import named_baselines, parse_baselines, recipe_overrides
-from dna_fast.retrain import _Training
+from dna_fast.retrain_step import Training
 from dna_fast.space import Frame
 
 UPDATES = 10  # per epoch: 2.4 epochs are a whole number of them
@@ -68,14 +68,14 @@ BY_HAND = {
 
 @pytest.mark.parametrize("epoch", BY_HAND)
 def test_learning_rates_are_those_worked_out_by_hand(epoch: float, tmp_path: Path) -> None:
-    training = _Training(nn.Conv2d(3, 2, 1), recipe_of("released", 4096, tmp_path), 0, UPDATES, torch.device("cpu"))
+    training = Training(nn.Conv2d(3, 2, 1), recipe_of("released", 4096, tmp_path), 0, UPDATES, torch.device("cpu"))
     training.scheduler.step_update(round(epoch * UPDATES))
     rates = [group["lr"] for group in training.optimizer.param_groups]
     assert rates == pytest.approx([BY_HAND[epoch]] * 2, rel=1e-9)
 
 
 def test_the_optimizer_is_tensorflows_rmsprop(tmp_path: Path) -> None:
-    training = _Training(nn.Conv2d(3, 2, 1), recipe_of("released", 4096, tmp_path), 0, UPDATES, torch.device("cpu"))
+    training = Training(nn.Conv2d(3, 2, 1), recipe_of("released", 4096, tmp_path), 0, UPDATES, torch.device("cpu"))
     assert isinstance(training.optimizer, RMSpropTF)
     decayed = {
         tuple(p.shape): group["weight_decay"] for group in training.optimizer.param_groups for p in group["params"]

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from dna_fast.architecture import Architecture
 from dna_fast.export import build_model
 from dna_fast.recipe import Accuracy, Recipe, evaluate
-from dna_fast.retrain import EpochRecord, StepRecord, distillation_loss, fit
+from dna_fast.retrain import fit
+from dna_fast.retrain_step import EpochRecord, StepRecord, distillation_loss
 from dna_fast.space import Block, Cell, Choice, Frame, SearchSpace
 
 SPACE = SearchSpace(

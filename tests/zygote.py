@@ -27,7 +27,7 @@ PRELOADED = (
     "dna_fast.pipeline",
     "dna_fast.pipeline_ranks",
     "dna_fast.rate",
-    "dna_fast.retrain",
+    "dna_fast.retrain_inherited",
     "dna_fast.export",
     "dna_fast.train",
     "nvidia.dali.fn",
