@@ -17,7 +17,7 @@ from torch import Tensor
 from dna_fast._files import make_directory
 from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.checkpoint import CheckpointStore, Measured, Position, load_block
-from dna_fast.config import TrainConfig
+from dna_fast.config_sections import TrainConfig
 from dna_fast.step_clock import PartTimes, StepClock
 from dna_fast.supernet import StudentBlock, Supernet
 from dna_fast.teacher import Teacher

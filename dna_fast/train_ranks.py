@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.checkpoint import CheckpointStore, Measured, Position, checkpoint_at, load_block
-from dna_fast.config import TrainConfig
+from dna_fast.config_sections import TrainConfig
 from dna_fast.parallel import PeerFailed, World
 from dna_fast.placement import Batch, Placement
 from dna_fast.supernet import Supernet

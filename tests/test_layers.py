@@ -61,7 +61,8 @@ TABLE: Mapping[str, Row] = {
     # Configuration.
     "config_schema": row("_names"),
     "config_yaml": row("", "yaml"),
-    "config": row("_files _names config_schema config_yaml placement space"),
+    "config_sections": row("config_schema"),
+    "config": row("_files _names config_schema config_sections config_yaml placement space"),
     "config_sources": row("_names config config_schema config_yaml"),
     "config_reference": row("config config_schema config_yaml"),
     "config_check": row("config", "teacher torch"),
@@ -78,14 +79,14 @@ TABLE: Mapping[str, Row] = {
     "parallel": row("parallel_watch torch"),
     "parallel_watch": row(),
     "placement": row(),
-    "placement_cost": row("config parallel placement supernet teacher teacher_segments train_step torch"),
+    "placement_cost": row("config_sections parallel placement supernet teacher teacher_segments train_step torch"),
     "step_clock": row("torch"),
     "train_step": row("ops.* supernet torch"),
-    "train": row("_files _loop checkpoint config step_clock supernet teacher train_step torch"),
+    "train": row("_files _loop checkpoint config_sections step_clock supernet teacher train_step torch"),
     "train_profile": row("_files _loop torch"),
     "train_log": row("space step_clock train"),
     "train_ranks": row(
-        "_loop checkpoint config parallel placement step_clock supernet teacher teacher_segments train torch"
+        "_loop checkpoint config_sections parallel placement step_clock supernet teacher teacher_segments train torch"
     ),
     "calibration": row("supernet torch"),
     "rating_store": row("_files numpy"),
