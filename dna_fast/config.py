@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from dna_fast._files import written_aside
+from dna_fast._files import json_sha256, written_aside
 from dna_fast._names import ALIKE, nearest
 from dna_fast.config_schema import NOT_NEGATIVE, ConfigError, Section, key, parse_quantity, resolve_quantity
 from dna_fast.config_sections import (
@@ -115,7 +113,7 @@ class RunConfig(Section):
         fingerprint in `splits.npz` and the teacher weights' sha256 in `teacher.json`.
         """
         identifying = self.identifying() | {"space": self.search_space().sha256}
-        return hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest()
+        return json_sha256(identifying)
 
 
 def _checked_space(given: str | Mapping[str, Any]) -> SearchSpace:

@@ -175,7 +175,11 @@ TABLE: Mapping[str, Row] = {
     "images": row("_files config data.* numpy", "data.* timm torch"),
     "pipeline": row(
         "__init__ _files config resume space numpy",
-        f"{EVERY_STAGE} checkpoint distill images parallel pipeline_ranks profile_table rating_store tensor_files torch",
+        f"{EVERY_STAGE} checkpoint distill images parallel pipeline_ranks pipeline_rate pipeline_teacher profile_table torch",
+    ),
+    "pipeline_teacher": row("_files pipeline recipe teacher tensor_files torch"),
+    "pipeline_rate": row(
+        "__init__ _files config_schema ops.* pipeline_ranks rate rating_store torch", "pipeline tables teacher"
     ),
     "pipeline_ranks": row(
         "parallel placement placement_cost rate_plan rate_share teacher_segments train_ranks",
