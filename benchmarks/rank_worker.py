@@ -28,7 +28,7 @@ from dna_fast.space import SearchSpace, preset
 from dna_fast.supernet import Supernet, sample_paths
 from dna_fast.teacher import Teacher
 from dna_fast.teacher_segments import TeacherSegments
-from dna_fast.train import Progress, Trainer
+from dna_fast.train import Problem, Progress, Trainer
 from dna_fast.train_ranks import Elsewhere, RankTrainer
 
 EPOCHS = 2  # the first warms up
@@ -90,7 +90,7 @@ def _answer(request: dict[str, Any], world: World | None) -> dict[str, Any]:
     history: Sequence[dict[str, Any]]
     if world is None:
         supernet = Supernet(space, teacher.plan.channels, bn_group=config.bn_group, seed=SEED)
-        trainer = Trainer(supernet, teacher, config, seed=SEED)
+        trainer = Trainer(Problem(supernet, teacher, config, seed=SEED))
         history = trainer.run(Again(config.batch_size, request["steps"], job.images), on_progress)
     else:
         world.use("cpu")
@@ -118,7 +118,7 @@ def _on_ranks(
     placement = expected.placement
     stage, replica = divmod(world.rank, placement.replicas)
     supernet = make(placement.blocks(stage))
-    trainer = RankTrainer(supernet, teacher, config, seed=SEED, world=world, placement=placement)
+    trainer = RankTrainer(Problem(supernet, teacher, config, SEED), world, placement)
     share = config.batch_size // placement.replicas
     own = images[replica * share : (replica + 1) * share]
     loader: Any = Again(share, request["steps"], own) if stage == 0 else Elsewhere(share, request["steps"])

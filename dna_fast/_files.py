@@ -122,6 +122,11 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def json_sha256(data: Any) -> str:
+    """sha256 of plain data; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
 def _sync(path: Path) -> None:
     """Waits until a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

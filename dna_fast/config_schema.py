@@ -1,6 +1,6 @@
 """Declaring and checking configuration keys: a section is a frozen dataclass whose fields say all about their keys.
 
-`dna_fast.config` declares the sections of a run with it; reading, checking and documenting follow from that.
+`dna_fast.config_sections` declares the sections of a run with it; reading, checking and documenting follow from that.
 """
 
 from __future__ import annotations

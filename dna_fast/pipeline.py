@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dna_fast._files import file_sha256, read_json, write_json
-from dna_fast.config import RunConfig, load_config, parse_quantity
+from dna_fast._files import json_sha256, read_json, write_json
+from dna_fast.config import RunConfig, load_config
 from dna_fast.resume import Which
 from dna_fast.space import SearchSpace
 
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
     from dna_fast.tables import CostTable, RatingTable
     from dna_fast.teacher import Teacher
     from dna_fast.train import OnProgress as OnTrainProgress
+    from dna_fast.train import Problem
 
     OnStep = Callable[[StepRecord], None]
 
@@ -138,114 +136,9 @@ class Run:
             ValueError: unknown model or cuts, features that do not match the space, other weights than the run began with.
             RuntimeError: a teacher trained here that stays below teacher.fit.min_accuracy.
         """
-        import torch
+        from dna_fast import pipeline_teacher
 
-        from dna_fast.teacher import Teacher
-
-        # What can be wrong is looked at before anything is downloaded or trained: the images, then the cuts.
-        _ = self.images
-        size = self.space.frame.resolution
-        sizes = tuple(self.space.out_size(b) for b in range(len(self.space.blocks)))
-        cuts = self._checked_cuts(self._untrained_teacher(), sizes)
-        # The layout is part of the result to the last bit: a teacher read from a file must compute as the one just trained.
-        model = self._teacher_model(on_step).to(self.device).to(memory_format=torch.channels_last)
-        teacher = Teacher(model, cuts, input_size=(3, size, size), bn=self.config.teacher.bn)
-        self._store_teacher(teacher)
-        return teacher
-
-    def _checked_cuts(self, model: nn.Module, sizes: tuple[int, ...]) -> tuple[str, ...]:
-        """The configured or proposed cuts; ValueError with the shapes where they do not match the space."""
-        from dna_fast.teacher import Teacher, propose_cuts
-
-        size = self.space.frame.resolution
-        cuts = self.config.teacher.cuts or propose_cuts(model, len(sizes), (3, size, size), sizes)
-        trial = Teacher(model, cuts, input_size=(3, size, size), fused=False)
-        trial.check_shapes(sizes)
-        return trial.plan.names
-
-    def _store_teacher(self, teacher: Teacher) -> None:
-        """Writes `teacher.json`, or refuses a teacher that is not the one the run began with."""
-        config, path = self.config.teacher, self.directory / "teacher.json"
-        source = (
-            ("trained here" if config.fit else "random weights")
-            if config.arch is not None
-            else (config.checkpoint or (f"timm {config.model}" if config.pretrained else "random weights"))
-        )
-        record = {
-            "source": source,
-            "weights_sha256": teacher.weights_sha256(),
-            "macs": teacher.macs,
-            "bn": teacher.bn,
-            **teacher.plan.to_dict(),
-        }
-        if path.exists():
-            known = read_json(path)
-            changed = [name for name in record if name != "source" and known.get(name) != record[name]]
-            if changed:
-                raise ValueError(
-                    f"teacher: it is not the one this run began with ({path}; different: {', '.join(changed)}); "
-                    "restore it or start a new run"
-                )
-            if known == json.loads(json.dumps(record)):  # of many ranks the first writes
-                return
-        write_json(path, record)
-
-    def _untrained_teacher(self) -> nn.Module:
-        """The teacher's network with random weights that depend on the seed only."""
-        import torch
-
-        from dna_fast.teacher import build_efficientnet, load_teacher
-
-        config = self.config.teacher
-        if config.arch is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(self.config.seed)
-                return load_teacher(config.model, pretrained=False)
-        return build_efficientnet(**config.arch, num_classes=len(self.images.train.classes), seed=self.config.seed)
-
-    def _teacher_model(self, on_step: OnStep | None) -> nn.Module:
-        from dna_fast.teacher import load_teacher
-
-        config = self.config.teacher
-        if config.arch is None and (config.pretrained or config.checkpoint is not None):
-            return load_teacher(config.model, pretrained=config.pretrained, checkpoint=config.checkpoint)
-        model = self._untrained_teacher()
-        return model if config.fit is None else self._fitted(model, on_step)
-
-    def _fitted(self, model: nn.Module, on_step: OnStep | None) -> nn.Module:
-        """Trains the teacher once; afterwards its weights are read from the run."""
-        from dna_fast.recipe import Recipe
-        from dna_fast.tensor_files import read_tensors, write_tensors
-
-        path, config = self.directory / "teacher.safetensors", self.config.teacher.fit
-        assert config is not None
-        if path.exists():
-            try:
-                weights, _ = read_tensors(path)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}; restore it from a copy, or delete it: its training is then taken up"
-                ) from error
-            model.load_state_dict(weights)
-            return model
-        recipe = Recipe(
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            warmup_epochs=config.warmup_epochs,
-            ema_decay=config.ema_decay,
-            eval_epochs=config.epochs,
-        )
-        result = self.fit_classifier(model, recipe, on_step, checkpoint=self.directory / FITS / "teacher.safetensors")
-        write_json(self.directory / "teacher_training.json", result.to_dict())
-        if result.accuracy.top1 < config.min_accuracy:
-            raise RuntimeError(
-                f"teacher: reached {result.accuracy} top-1 on the evaluation images, teacher.fit.min_accuracy asks for "
-                f"{100 * config.min_accuracy:.1f} %; train longer (teacher.fit.epochs) or lower the bar"
-            )
-        write_tensors(path, model.state_dict())
-        return model
+        return pipeline_teacher.teacher(self, on_step)
 
     def fit_classifier(
         self,
@@ -322,14 +215,7 @@ class Run:
                 "(torchrun --nproc-per-node 4 -m dna_fast train ...)"
             )
         supernet = self.supernet(teacher)
-        trainer = Trainer(
-            supernet,
-            teacher,
-            self.config.train,
-            seed=self.config.seed,
-            checkpoints=self.directory / "supernet",
-            identity=self.identity(teacher),
-        )
+        trainer = Trainer(self.problem(supernet, teacher))
         config = self.config.train
         half = config.amp_dtype is not None  # the teacher's and the student's first convolutions round to it
         loader = self.images.loader(self.images.unrated, config.batch_size, training=True, half=half)
@@ -340,10 +226,17 @@ class Run:
                 trainer.run(watched, on_progress)
         return supernet
 
+    def problem(self, supernet: Supernet, teacher: Teacher) -> Problem:
+        """The training of this supernet, or of the blocks that it holds, as the configuration says."""
+        from dna_fast.train import Problem
+
+        into = self.directory / "supernet"
+        return Problem(supernet, teacher, self.config.train, self.config.seed, into, self.identity(teacher))
+
     def identity(self, teacher: Teacher) -> str:
         """What the supernet's weights depend on: configuration, teacher, cuts, images."""
         parts = [self.config.identity(), teacher.weights_sha256(), *teacher.plan.names, self.images.train.fingerprint()]
-        return _digest(parts)
+        return json_sha256(parts)
 
     def rate(
         self, teacher: Teacher, on_progress: OnRateProgress | None = None, *, max_memory_bytes: int | None = None
@@ -356,54 +249,9 @@ class Run:
         Raises:
             ValueError: the supernet is not trained to the end.
         """
-        from dna_fast.rate import RateOptions, rate
-        from dna_fast.rating_store import RatingStore
+        from dna_fast import pipeline_rate
 
-        config = self.config.rate
-        if max_memory_bytes is None and config.max_memory is not None:
-            max_memory_bytes = parse_quantity(config.max_memory)
-        supernet, found = self.trained_supernet(teacher)
-        calibration, rated = (self.images.split(name) for name in ("calibration", "rating"))
-        provenance = {
-            "teacher_sha256": teacher.weights_sha256(),
-            "teacher_cuts": list(teacher.plan.names),
-            "data_fingerprint": self.images.train.fingerprint(),
-            "configuration": self.config.identity(),
-            "seed": self.config.seed,
-            "epochs": self.config.train.epochs,
-            "supernet_checkpoint": self.checkpoint.value,
-            "supernet_epochs": found.position.epoch,
-            "supernet_sha256": _digest(found.files),
-        }
-        depends_on = [provenance, config.mode, config.batch_size, config.calibration_images, *_machine(self.device)]
-        share = None
-        with nullcontext() if self.world is None else self.world.leader_first("rating store"):
-            store = RatingStore(self.directory / "rating", _digest(depends_on))
-        if self.world is not None:
-            from dna_fast.pipeline_ranks import memory_of_a_rank
-            from dna_fast.pipeline_ranks import share as share_of
-
-            share = share_of(self.world)
-            max_memory_bytes = max_memory_bytes or memory_of_a_rank(self, self.world)
-        table = rate(
-            supernet,
-            teacher,
-            (
-                self.images.loader(calibration, config.batch_size, training=False),
-                self.images.loader(rated, config.batch_size, training=False),
-            ),
-            RateOptions(config.mode, config.metric, max_memory_bytes, provenance),
-            store=store,
-            share=share,
-            on_progress=on_progress,
-        )
-        if self.world is not None:
-            self.world.wait_for_all("tables")  # until every rank has read the others' ratings
-            if not self.world.is_leader:
-                return table
-        table.save(self.directory / "ratings.npz")
-        store.clear()  # the table has them; a rating begun anew must not find those of older code
-        return table
+        return pipeline_rate.rate_run(self, teacher, on_progress, max_memory_bytes)
 
     def trained_supernet(self, teacher: Teacher) -> tuple[Supernet, Checkpoint]:
         """The student with the weights of the run's `checkpoint`, and that checkpoint.
@@ -502,7 +350,7 @@ class Run:
 
     def fit_checkpoint(self, arch: Architecture, teacher: Teacher, name: str, *inherited: str) -> Path:
         """Where an architecture's training is kept; the name tells apart architectures, recipes, teachers, and what is inherited."""
-        digest = _digest([arch.to_dict(), asdict(self.recipe()), teacher.weights_sha256(), *inherited])
+        digest = json_sha256([arch.to_dict(), asdict(self.recipe()), teacher.weights_sha256(), *inherited])
         return self.directory / FITS / f"{name}-{digest[:12]}.safetensors"
 
     def distiller(self, arch: Architecture, teacher: Teacher) -> FeatureDistiller | None:
@@ -522,21 +370,6 @@ class Run:
         own = {f.name for f in fields(Recipe)}
         values = {name: value for name, value in config.to_dict().items() if name in own}
         return Recipe(**values, eval_epochs=config.epochs)
-
-
-def _machine(device: torch.device) -> tuple[str, ...]:
-    """What arithmetic depends on, threads apart: ratings of two machines or builds must not be mixed in one table."""
-    import torch
-
-    from dna_fast import __version__
-    from dna_fast.ops._library import find, isa
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return name, isa(), str(torch.__version__), __version__, file_sha256(find())
-
-
-def _digest(data: Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -85,16 +85,7 @@ def train(
     placement = chosen.expected.placement
     stage, replica = divmod(world.rank, placement.replicas)
     supernet = run.supernet(teacher, placement.blocks(stage))
-    trainer = RankTrainer(
-        supernet,
-        teacher,
-        run.config.train,
-        seed=run.config.seed,
-        world=world,
-        placement=placement,
-        checkpoints=run.directory / "supernet",
-        identity=run.identity(teacher),
-    )
+    trainer = RankTrainer(run.problem(supernet, teacher), world, placement)
     trainer.run(_loader(run, placement, stage, replica), on_progress)
     return supernet
 

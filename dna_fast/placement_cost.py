@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dna_fast.config import TrainConfig
+from dna_fast.config_sections import TrainConfig
 from dna_fast.parallel import World
 from dna_fast.placement import BlockCost
 from dna_fast.supernet import StudentBlock, Supernet

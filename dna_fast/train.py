@@ -17,7 +17,7 @@ from torch import Tensor
 from dna_fast._files import make_directory
 from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.checkpoint import CheckpointStore, Measured, Position, load_block
-from dna_fast.config import TrainConfig
+from dna_fast.config_sections import TrainConfig
 from dna_fast.step_clock import PartTimes, StepClock
 from dna_fast.supernet import StudentBlock, Supernet
 from dna_fast.teacher import Teacher
@@ -49,35 +49,41 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, eq=False)  # networks have no one answer to ==
+class Problem:
+    """What a trainer trains.
+
+    Attributes:
+        supernet, teacher: on the device to train on.
+        config: epochs, learning rates, ...; on several ranks, batch_size is that of all replicas together.
+        seed: draws the paths.
+        checkpoints: directory for checkpoints, made if it is not there; the last one found in it is continued, or, where that is
+            damaged, the newest that is not, with a DamagedWarning. None keeps none. All ranks must see it.
+        identity: what the run's weights depend on; a checkpoint of another identity is refused.
+    """
+
+    supernet: Supernet
+    teacher: Teacher
+    config: TrainConfig
+    seed: int
+    checkpoints: Path | None = None
+    identity: str = ""
+
+
 class Trainer:
     """Trains all blocks of a supernet against a teacher.
 
-    Args:
-        supernet, teacher: on the device to train on.
-        config: epochs, learning rates, ...
-        seed: draws the paths.
-        checkpoints: directory for checkpoints, made if it is not there; the last one found in it is continued, or, where that is
-            damaged, the newest that is not, with a DamagedWarning. None keeps none.
-        identity: what the run's weights depend on; a checkpoint of another identity is refused.
-
-    Deterministic on the CPU: the same arguments give the same weights, interrupted or not.
+    Deterministic on the CPU: the same problem gives the same weights, interrupted or not.
 
     Raises:
         ValueError: learning rates that do not match the blocks, a foreign checkpoint, none that is whole.
         OSError: the directory cannot be made.
     """
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        teacher: Teacher,
-        config: TrainConfig,
-        *,
-        seed: int,
-        checkpoints: Path | None = None,
-        identity: str = "",
-    ) -> None:
-        self.supernet, self.teacher, self.config, self.seed = supernet, teacher, config, seed
+    def __init__(self, problem: Problem) -> None:
+        supernet, config, seed = problem.supernet, problem.config, problem.seed
+        self.supernet, self.teacher, self.config, self.seed = supernet, problem.teacher, config, seed
+        checkpoints, identity = problem.checkpoints, problem.identity
         self.store = None if checkpoints is None else CheckpointStore(checkpoints, identity, config.keep_checkpoints)
         self.device = next(supernet.parameters()).device
         self.base_lrs = _learning_rates(config, len(supernet.blocks))

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +17,10 @@ from torch import Tensor
 
 from dna_fast._loop import Loader, deferred_interrupt
 from dna_fast.checkpoint import CheckpointStore, Measured, Position, checkpoint_at, load_block
-from dna_fast.config import TrainConfig
 from dna_fast.parallel import PeerFailed, World
 from dna_fast.placement import Batch, Placement
-from dna_fast.supernet import Supernet
-from dna_fast.teacher import Teacher
 from dna_fast.teacher_segments import TeacherSegments
-from dna_fast.train import LOG_STEPS, OnProgress, Progress, Trainer, check_finite, check_weights
+from dna_fast.train import LOG_STEPS, OnProgress, Problem, Progress, Trainer, check_finite, check_weights
 
 SAVE, STOP = 1, 2  # flags of a batch: behind it, save; save and stop
 
@@ -49,33 +45,19 @@ class RankTrainer(Trainer):
     With one replica that is so bit for bit on the CPU; with several, up to the rounding of sums over the batch.
 
     Args:
-        supernet: holds the blocks of this rank's stage (`Supernet(..., held=placement.blocks(stage))`), on the device.
-        teacher: whole, on the device.
-        config: batch_size is that of all replicas together.
-        seed: draws the paths.
+        problem: its supernet holds the blocks of this rank's stage (`Supernet(..., held=placement.blocks(stage))`), its teacher is
+            whole; every rank writes its own blocks' files into its checkpoints.
         world: all ranks; each makes its trainer at the same time.
         placement: of as many ranks.
-        checkpoints: seen by all ranks (a shared file system): every rank writes its own blocks' files.
-        identity: what the run's weights depend on.
 
     Raises:
         ValueError: as `Trainer`; a batch that cannot be shared by so many replicas, a teacher that cannot be cut.
     """
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        teacher: Teacher,
-        config: TrainConfig,
-        *,
-        seed: int,
-        world: World,
-        placement: Placement,
-        checkpoints: Path | None = None,
-        identity: str = "",
-    ) -> None:
-        if (problem := Batch(config.batch_size, config.bn_group).problem(placement.replicas)) is not None:
-            raise ValueError(problem)
+    def __init__(self, problem: Problem, world: World, placement: Placement) -> None:
+        config, teacher = problem.config, problem.teacher
+        if (trouble := Batch(config.batch_size, config.bn_group).problem(placement.replicas)) is not None:
+            raise ValueError(trouble)
         if placement.replicas > 1 and teacher.bn == "batch":
             raise ValueError(
                 "teacher.bn: batch normalises whole batches, which data ranks do not have; take train.placement=block"
@@ -85,7 +67,7 @@ class RankTrainer(Trainer):
         self.segments = TeacherSegments(teacher) if len(placement.stages) > 1 else None
         self.reports = _Reports(world, len(placement.stages))
         self.is_stopping = False
-        super().__init__(supernet, teacher, config, seed=seed, checkpoints=checkpoints, identity=identity)
+        super().__init__(problem)
         assert list(self.blocks) == list(placement.blocks(self.grid.stage))
 
     def _go_on(self, store: CheckpointStore) -> None:

@@ -27,7 +27,7 @@ from dna_fast.rating_store import RatingStore
 from dna_fast.space import Block, Cell, Choice, SearchSpace
 from dna_fast.supernet import Supernet
 from dna_fast.teacher import Teacher
-from dna_fast.train import Progress, Trainer
+from dna_fast.train import Problem, Progress, Trainer
 from dna_fast.train_ranks import Elsewhere, RankTrainer
 
 SPACE = SearchSpace(
@@ -103,7 +103,7 @@ def train(
         with joined() as world:
             dies_at = step if trouble == "loader" and world is not None and world.rank == rank else None
             if world is None:
-                trainer = Trainer(supernet(), teacher(), config, seed=0, checkpoints=directory, identity="a")
+                trainer = Trainer(Problem(supernet(), teacher(), config, seed=0, checkpoints=directory, identity="a"))
                 history = trainer.run(whole, told.append)
             else:
                 trainer = _rank_trainer(world, Placement.of(stages, replicas), config, directory)
@@ -122,16 +122,8 @@ def train(
 
 def _rank_trainer(world: World, placement: Placement, config: TrainConfig, directory: Path) -> RankTrainer:
     own = placement.blocks(world.rank // placement.replicas)
-    return RankTrainer(
-        supernet(own),
-        teacher(),
-        config,
-        seed=0,
-        world=world,
-        placement=placement,
-        checkpoints=directory,
-        identity="a",
-    )
+    problem = Problem(supernet(own), teacher(), config, seed=0, checkpoints=directory, identity="a")
+    return RankTrainer(problem, world, placement)
 
 
 def _note(directory: Path, world: World | None, trainer: Trainer, history: list[Any], told: list[Progress]) -> None:

@@ -25,7 +25,7 @@ from dna_fast.retrain import fit
 from dna_fast.retrain_step import Training
 from dna_fast.tables import METRICS, RatingTable
 from dna_fast.tensor_files import tensors_sha256
-from dna_fast.train import Trainer
+from dna_fast.train import Problem, Trainer
 
 _CPU = torch.device("cpu")
 ALWAYS_MINUTES = 1e-9  # so short that every step is saved
@@ -174,7 +174,7 @@ OnStep = Callable[[], None]  # called before every step of training, and before 
 
 def train_all(root: Path, on_step: OnStep) -> Any:
     """Trains a supernet, or what is left of that; weights, moments and losses at its end."""
-    trainer = Trainer(toy_supernet(), toy_teacher(), TRAIN_CONFIG, seed=0, checkpoints=root / "supernet")
+    trainer = Trainer(Problem(toy_supernet(), toy_teacher(), TRAIN_CONFIG, seed=0, checkpoints=root / "supernet"))
     trainer.run(_Watched(_loader(), on_step))
     states = [everything(trainer.supernet.block(b), trainer.optimizers[b]) for b in range(2)]
     return states, [record["losses"] for record in trainer.history]

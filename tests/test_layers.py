@@ -62,7 +62,8 @@ TABLE: Mapping[str, Row] = {
     # Configuration.
     "config_schema": row("_names"),
     "config_yaml": row("", "yaml"),
-    "config": row("_files _names config_schema config_yaml placement space"),
+    "config_sections": row("config_schema"),
+    "config": row("_files _names config_schema config_sections config_yaml placement space"),
     "config_sources": row("_names config config_schema config_yaml"),
     "config_reference": row("config config_schema config_yaml"),
     "config_check": row("config", "teacher torch"),
@@ -79,14 +80,14 @@ TABLE: Mapping[str, Row] = {
     "parallel": row("parallel_watch torch"),
     "parallel_watch": row(),
     "placement": row(),
-    "placement_cost": row("config parallel placement supernet teacher teacher_segments train_step torch"),
+    "placement_cost": row("config_sections parallel placement supernet teacher teacher_segments train_step torch"),
     "step_clock": row("torch"),
     "train_step": row("ops.* supernet torch"),
-    "train": row("_files _loop checkpoint config step_clock supernet teacher train_step torch"),
+    "train": row("_files _loop checkpoint config_sections step_clock supernet teacher train_step torch"),
     "train_profile": row("_files _loop torch"),
     "train_log": row("space step_clock train"),
     "train_ranks": row(
-        "_loop checkpoint config parallel placement step_clock supernet teacher teacher_segments train torch"
+        "_loop checkpoint config_sections parallel placement step_clock supernet teacher teacher_segments train torch"
     ),
     "calibration": row("supernet torch"),
     "rating_store": row("_files numpy"),
@@ -178,7 +179,11 @@ TABLE: Mapping[str, Row] = {
     "images": row("_files config data.* numpy", "data.* recipe timm torch"),
     "pipeline": row(
         "__init__ _files config resume space numpy",
-        f"{EVERY_STAGE} checkpoint distill images parallel pipeline_ranks profile_table rating_store tensor_files torch",
+        f"{EVERY_STAGE} checkpoint distill images parallel pipeline_ranks pipeline_rate pipeline_teacher profile_table torch",
+    ),
+    "pipeline_teacher": row("_files pipeline recipe teacher tensor_files torch"),
+    "pipeline_rate": row(
+        "__init__ _files config_schema ops.* pipeline_ranks rate rating_store torch", "pipeline tables teacher"
     ),
     "pipeline_ranks": row(
         "parallel placement placement_cost rate_plan rate_share teacher_segments train_ranks",

@@ -19,14 +19,14 @@ from dna_fast.config import TrainConfig
 from dna_fast.ops import feature_mse
 from dna_fast.step_clock import PARTS, StepClock
 from dna_fast.supernet import sample_paths
-from dna_fast.train import LOG_STEPS, Progress, Trainer
+from dna_fast.train import LOG_STEPS, Problem, Progress, Trainer
 from dna_fast.train_profile import SKIPPED, STEPS, WARM_UP, profiled
 
 CONFIG = TrainConfig(epochs=1, batch_size=16, bn_group=8, learning_rates=(0.01,), reference_batch=16)
 
 
 def _trainer(config: TrainConfig = CONFIG) -> Trainer:
-    return Trainer(toy_supernet(), toy_teacher(), config, seed=0)
+    return Trainer(Problem(toy_supernet(), toy_teacher(), config, seed=0))
 
 
 # ---- the clock -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from dna_fast.checkpoint import CheckpointStore, Position, find_checkpoint
 from dna_fast.config import TrainConfig
 from dna_fast.resume import DamagedWarning, Which
 from dna_fast.supernet import sample_paths
-from dna_fast.train import Progress, Trainer
+from dna_fast.train import Problem, Progress, Trainer
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, bn_group=8, learning_rates=(0.01,), reference_batch=16)
 
@@ -29,7 +29,7 @@ def _loader() -> ToyLoader:
 
 
 def _trainer(checkpoints: Path | None = None, identity: str = "a", config: TrainConfig = CONFIG) -> Trainer:
-    return Trainer(toy_supernet(), toy_teacher(), config, seed=0, checkpoints=checkpoints, identity=identity)
+    return Trainer(Problem(toy_supernet(), toy_teacher(), config, seed=0, checkpoints=checkpoints, identity=identity))
 
 
 def _state(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -52,7 +52,7 @@ def _assert_equal(a: Trainer, b: Trainer) -> None:
 @pytest.mark.parametrize("boundary", ["adapter", "wide"])
 def test_losses_fall(boundary: str, amp_dtype: Any) -> None:
     config = replace(CONFIG, amp_dtype=amp_dtype)
-    trainer = Trainer(toy_supernet(boundary), toy_teacher(), config, seed=0)
+    trainer = Trainer(Problem(toy_supernet(boundary), toy_teacher(), config, seed=0))
     computed = set()
     for conv in (m for m in trainer.supernet.modules() if isinstance(m, torch.nn.Conv2d)):
         conv.register_forward_hook(lambda _, args, output: computed.add(output.dtype))

@@ -31,7 +31,7 @@ from dna_fast.ops import feature_mse
 from dna_fast.space import SearchSpace, preset
 from dna_fast.supernet import StudentBlock, Supernet, sample_paths
 from dna_fast.teacher import Teacher
-from dna_fast.train import Trainer
+from dna_fast.train import Problem, Trainer
 from dna_fast.train_step import adam
 
 SEED, LR, WEIGHT_DECAY = 0, 1e-3, 1e-4
@@ -211,7 +211,7 @@ def _ours(job: Job, dtype: str) -> Callable[[], Tensor]:
     amp: Any = None if dtype == "float32" else dtype
     batch = len(job.images)
     config = TrainConfig(batch_size=batch, reference_batch=batch, learning_rates=(LR,), amp_dtype=amp, bn_group=batch)
-    trainer = Trainer(job.supernet, job.teacher, config, seed=SEED)
+    trainer = Trainer(Problem(job.supernet, job.teacher, config, seed=SEED))
     job.supernet.train()
     trainer.position = type(trainer.position)(step=job.step)
 
