@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -24,12 +25,12 @@ def exclusive(directory: Path, stage: str) -> Iterator[None]:
 
     Args:
         directory: of the run.
-        stage: its name; may contain slashes.
+        stage: its name, in words.
 
     Raises:
         RuntimeError: another process does this stage; the message says which, as it wrote when it began.
     """
-    path = directory / "locks" / f"{stage.replace('/', '_')}.lock"
+    path = directory / "locks" / (re.sub(r"[^\w.-]+", "_", stage) + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         if fcntl is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dna_fast._lock import exclusive
 from dna_fast.architecture import Architecture
 from dna_fast.cost import architecture_cost, largest_choice, random_at_cost
 from dna_fast.display import QUIET, Display, Update
@@ -64,7 +65,12 @@ def prepare_teacher(run: Run, display: Display, *, tensorboard: bool = False) ->
     if run.device.type == "cpu":
         keep_freed_memory()
     finish = stage_record(run.directory, "teacher", str(run.device))
-    with display.progress("teacher") as update, _classifier_log(run, "teacher", tensorboard) as log:
+    is_read = run.config.teacher.fit is None or (run.directory / "teacher.safetensors").exists()
+    with (
+        nullcontext() if is_read else _alone(run, "teacher"),
+        display.progress("teacher") as update,
+        _classifier_log(run, "teacher", tensorboard) as log,
+    ):
         teacher = run.teacher(_on_step(update, log))
     if run.is_leader:
         finish(log.rows > 0)
@@ -107,6 +113,7 @@ def train_supernet(
         return on_progress
 
     with (
+        _alone(run, "train"),
         display.progress("supernet") as update,
         stage_log(run.directory, "supernet", columns, tensorboard=tensorboard) as log,
     ):
@@ -155,6 +162,7 @@ def rate_candidates(
     finish = stage_record(run.directory, "rate", str(run.device))
     columns = ("paths", "total_paths", "share")
     with (
+        _alone(run, "rate"),
         display.progress("rating") as update,
         stage_log(run.directory, "rating", columns, position="paths", tensorboard=tensorboard) as log,
     ):
@@ -255,6 +263,7 @@ def _retrained(
         name += INHERITED
     finish = stage_record(run.directory, f"retrain/{name}", str(run.device))
     with (
+        _alone(run, f"retrain {name}"),
         display.progress(f"retraining {name}") as update,
         _classifier_log(run, f"models/{name}", tensorboard) as log,
     ):
@@ -274,6 +283,11 @@ def plot_comparison(path: Path, query: Query, results: Sequence[Compared]) -> No
     """Rating against macs: the front, the winner, the baselines, and random architectures for scale."""
     points = [Point(r.name, r.macs, query.loss(r.arch.candidates or ())) for r in results]
     plot_points(query, points, path)
+
+
+def _alone(run: Run, stage: str) -> AbstractContextManager[None]:
+    """No other process does this stage of the run meanwhile; the first of many ranks sees to it."""
+    return exclusive(run.directory, stage) if run.is_leader else nullcontext()
 
 
 def _classifier_log(run: Run, name: str, tensorboard: bool) -> AbstractContextManager[StageLog]:

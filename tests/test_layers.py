@@ -46,6 +46,7 @@ TABLE: Mapping[str, Row] = {
     "__main__": row("cli"),
     # Leaves.
     "_files": row(),
+    "_lock": row(""),
     "_loop": row("", "torch"),
     "memory": row(""),
     "resume": row(),
@@ -209,7 +210,7 @@ TABLE: Mapping[str, Row] = {
     "stage_log": row("_files", "torch"),
     "provenance": row("__init__ _files about"),
     "stages": row(
-        "architecture config cost display fronts memory pipeline provenance query report stage_log numpy",
+        "_lock architecture config cost display fronts memory pipeline provenance query report stage_log numpy",
         f"{EVERY_STAGE} pipeline_ranks placement retrain_inherited",
     ),
     "retrain_inherited": row(

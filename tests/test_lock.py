@@ -8,30 +8,41 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dna_fast import _lock
 from dna_fast._lock import exclusive
+from dna_fast.cli import main
+from dna_fast.config import shipped_config
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from dna_fast._lock import exclusive
-with exclusive(Path(sys.argv[1]), "train"):
+with exclusive(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     time.sleep(600)
 """
 
 
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+@contextmanager
+def _held(directory: Path, stage: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that does a stage."""
+    command = [sys.executable, "-c", HOLDER, str(directory), stage]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    with _held(tmp_path, "train") as process:
+        yield process
 
 
 def test_a_second_process_is_refused_and_told_who_the_first_is(holder: subprocess.Popen[str], tmp_path: Path) -> None:
@@ -41,7 +52,7 @@ def test_a_second_process_is_refused_and_told_who_the_first_is(holder: subproces
 
 
 def test_another_stage_is_free(holder: subprocess.Popen[str], tmp_path: Path) -> None:
-    with exclusive(tmp_path, "retrain/found"):
+    with exclusive(tmp_path, "retrain found"):
         assert (
             (tmp_path / "locks" / "retrain_found.lock")
             .read_text(encoding="utf-8")
@@ -69,3 +80,15 @@ def test_a_file_system_without_locks_is_worked_on_all_the_same(tmp_path: Path, m
     monkeypatch.setattr(_lock.fcntl, "flock", refuse)
     with exclusive(tmp_path, "train"):
         pass
+
+
+def test_a_second_training_into_one_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    arguments = ["dna-fast", "train", str(shipped_config("digits")), "--out", str(run)]
+    with _held(run, "teacher") as process, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+    assert f"{run}: teacher is being done by process {process.pid} on" in capsys.readouterr().err.replace("\n", " ")
+    assert not (run / "teacher.safetensors").exists()
