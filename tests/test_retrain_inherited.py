@@ -86,6 +86,15 @@ def test_it_is_reproducible_and_a_finished_one_is_not_trained_again(run: Path) -
     assert all(torch.equal(t, again[name]) for name, t in first.items())
 
 
+def test_a_published_network_of_other_blocks_is_refused_before_anything_is_trained(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "fit").iterdir()}
+    assert dna_fast("retrain", run, "--also", "efficientnet_b0", "--set", "retrain.feature_weight=1") == 2
+    assert "the teacher is cut into 2 blocks, the network has 6" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (run / "fit").iterdir()} == before
+
+
 @torch.no_grad()
 def test_trained_blocks_together_are_nearer_to_the_teacher_than_initial_ones(run: Path) -> None:
     opened = Run.open(run)
