@@ -76,7 +76,8 @@ class CompiledTeacher:
 
     def _run(self, x: Tensor) -> tuple[Tensor, ...]:
         if self._is_cuda:
-            torch.compiler.cudagraph_mark_step_begin()  # from here what the last call returned may be overwritten
+            # From here what the last call returned may be overwritten.
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         features = []
         for block in self._blocks:
             x = block(x)
