@@ -114,6 +114,11 @@ class TeacherConfig(Section):
     )
     cuts: tuple[str, ...] | None = key("Names of the modules behind which to cut, one per block; null: proposed.", None)
     bn: Literal["eval", "batch"] = key("Batch norm: running statistics, or those of each batch as released.", "eval")
+    compile: bool = key(
+        "Training runs the teacher through torch.compile; blocks placed on different ranks cannot.",
+        False,
+        in_identity=False,
+    )
     arch: Mapping[str, Any] | None = key(
         "A timm EfficientNet of one's own instead of model: arch_def (a list per stage of timm's layer strings), "
         "stem_size and num_features (channels).",
@@ -124,6 +129,8 @@ class TeacherConfig(Section):
     def check(self) -> None:
         if self.cuts is not None and not self.cuts:
             raise ConfigError("teacher.cuts", "expected null or one module name per block, got an empty list")
+        if self.compile and self.bn == "batch":
+            raise ConfigError("teacher.compile", "needs teacher.bn: eval, got batch; set one of them to its default")
         if self.arch is not None:
             _check_arch(self.arch)
             if self.pretrained:

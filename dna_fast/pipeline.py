@@ -231,7 +231,8 @@ class Run:
         from dna_fast.train import Problem
 
         into = self.directory / "supernet"
-        return Problem(supernet, teacher, self.config.train, self.config.seed, into, self.identity(teacher))
+        compiled = self.config.teacher.compile
+        return Problem(supernet, teacher, self.config.train, self.config.seed, into, self.identity(teacher), compiled)
 
     def identity(self, teacher: Teacher) -> str:
         """What the supernet's weights depend on: configuration, teacher, cuts, images."""

@@ -53,6 +53,8 @@ def place(run: Run, teacher: Teacher, world: World, words: str) -> Chosen:
         segments: TeacherSegments | None = TeacherSegments(teacher)
     except ValueError:
         segments = None
+    if words == "auto" and run.config.teacher.compile:
+        segments = None  # of what is left to choose, stages of blocks cannot have it
     # Before anything is measured: a wish that cannot come true. Its balance does not matter yet.
     batch, alike = Batch(config.batch_size, config.bn_group), [BlockCost(1.0, 1.0, 1, 1.0)] * len(run.space.blocks)
     candidates(words, world.size, alike, batch, can_cut=segments is not None)

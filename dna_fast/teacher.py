@@ -61,6 +61,8 @@ class _Tap:
         self.tape, self.block = tape, block
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_compiling():  # a graph of some modules, which is no pass
+            return
         features = self.tape.features
         if features is None:
             return

@@ -91,7 +91,7 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> FusionReport:
 
     Each is compared with itself in float64 on (a corner of) what it meets when a random image passes. A fused layer runs fused
     - in evaluation mode, on the CPU, in float32 or bfloat16; under autocast to bfloat16 all of it in bfloat16;
-    - where no gradient is asked for, nothing inside has a hook, and neither torch.compile nor torch.jit traces;
+    - where no gradient is asked for, nothing inside has a hook, and neither torch.jit nor, before `freeze`, torch.compile traces;
     and as before everywhere else, on other devices too. Its output is channels-last whatever its input is. Weights, and
     modules inside, may change: the next call sees it. Two changes leave no trace and need `fuse` again: those in place that
     go around autograd (``weight.data.mul_(2)``), and those in place of inference tensors. A copied, pickled or moved
@@ -131,6 +131,14 @@ def fuse(model: nn.Module, input_size: Sequence[int]) -> FusionReport:
         if not results[name].reason:
             forward.layer.forward = forward  # found before the class's, and no child: names stay as they are
     return FusionReport(tuple(results.values()))
+
+
+def freeze(model: nn.Module) -> None:
+    """Promises that the weights of fused layers do not change any more, so that graphs of torch.compile hold the op, too."""
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, FusedForward):
+            forward.freeze()
 
 
 def _watched_pass(
@@ -187,9 +195,10 @@ class FusedForward:
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
         self._packed: dict[torch.dtype, _Packed] = {}
+        self._frozen: dict[torch.dtype, _Packed] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"layer": self.layer, "_packed": {}}  # a copy packs its own weights when it is called
+        return {"layer": self.layer, "_packed": {}, "_frozen": {}}  # a copy packs its own weights when it is called
 
     def __call__(self, x: Tensor) -> Tensor:
         packed = self._packed_for(x)
@@ -201,8 +210,12 @@ class FusedForward:
 
     def _packed_for(self, x: Tensor) -> _Packed | None:
         """What to run the op with; None where the original has to run."""
-        is_traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-        if is_traced or type(x) is not Tensor or x.device.type != "cpu":
+        if (
+            torch.compiler.is_compiling()
+        ):  # states cannot be told apart in a graph: only what was promised not to change
+            dtype = self._dtype(x) if self._frozen and x.device.type == "cpu" and not torch.is_grad_enabled() else None
+            return None if dtype is None else self._frozen.get(dtype)
+        if torch._C._get_tracing_state() is not None or type(x) is not Tensor or x.device.type != "cpu":
             return None
         dtype, state = self._dtype(x), _state(self.layer)
         if dtype is None or state is None or (torch.is_grad_enabled() and (x.requires_grad or _may_learn(self.layer))):
@@ -218,6 +231,12 @@ class FusedForward:
         return (
             packed if x.dim() == 4 and x.shape[1] == packed.weights.shape.in_channels and 0 not in x.shape[2:] else None
         )
+
+    def freeze(self) -> None:
+        """Packs what graphs of torch.compile are to hold, for every dtype that may be asked for."""
+        state = _state(self.layer)
+        if state is not None:
+            self._frozen = {dtype: _pack(self.layer, dtype, state) for dtype in DTYPES}
 
     def _dtype(self, x: Tensor) -> torch.dtype | None:
         own: torch.dtype = self.layer.get_submodule("conv_dw").weight.dtype  # type: ignore[union-attr, assignment]

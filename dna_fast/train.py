@@ -21,6 +21,7 @@ from dna_fast.config_sections import TrainConfig
 from dna_fast.step_clock import PartTimes, StepClock
 from dna_fast.supernet import StudentBlock, Supernet
 from dna_fast.teacher import Teacher
+from dna_fast.teacher_compiled import CompiledTeacher
 from dna_fast.train_step import Learner, adam
 
 LOG_STEPS = 10  # losses stay on the device and are read this often: reading one waits for the device
@@ -60,6 +61,7 @@ class Problem:
         checkpoints: directory for checkpoints, made if it is not there; the last one found in it is continued, or, where that is
             damaged, the newest that is not, with a DamagedWarning. None keeps none. All ranks must see it.
         identity: what the run's weights depend on; a checkpoint of another identity is refused.
+        compile_teacher: run the teacher through torch.compile, as `CompiledTeacher` says.
     """
 
     supernet: Supernet
@@ -68,6 +70,7 @@ class Problem:
     seed: int
     checkpoints: Path | None = None
     identity: str = ""
+    compile_teacher: bool = False
 
 
 class Trainer:
@@ -83,6 +86,7 @@ class Trainer:
     def __init__(self, problem: Problem) -> None:
         supernet, config, seed = problem.supernet, problem.config, problem.seed
         self.supernet, self.teacher, self.config, self.seed = supernet, problem.teacher, config, seed
+        self.features = CompiledTeacher(self.teacher) if problem.compile_teacher else self.teacher
         checkpoints, identity = problem.checkpoints, problem.identity
         self.store = None if checkpoints is None else CheckpointStore(checkpoints, identity, config.keep_checkpoints)
         self.device = next(supernet.parameters()).device
@@ -198,7 +202,7 @@ class Trainer:
     def step(self, images: Tensor) -> Tensor:
         """One optimizer step of every block on images [N, 3, H, W]; returns the losses [blocks], on the device."""
         with self.clock.part("teacher"), self.autocast():
-            features = self.teacher(images)
+            features = self.features(images)
         inputs = (images, *features[:-1])
         pairs = zip(self.learners, inputs, features, strict=True)
         with self.clock.part("students"):

@@ -62,6 +62,12 @@ class RankTrainer(Trainer):
             raise ValueError(
                 "teacher.bn: batch normalises whole batches, which data ranks do not have; take train.placement=block"
             )
+        if len(placement.stages) > 1 and problem.compile_teacher:
+            # A replayed graph would overwrite a feature that is still on its way to the next stage.
+            raise ValueError(
+                f"teacher.compile: runs the whole teacher on every rank, got stages of blocks ({placement}); take "
+                "train.placement=data, or set teacher.compile to false"
+            )
         self.world, self.placement = world, placement
         self.grid = world.grid(len(placement.stages), placement.replicas)
         self.segments = TeacherSegments(teacher) if len(placement.stages) > 1 else None
@@ -181,7 +187,7 @@ class RankTrainer(Trainer):
     def _step(self, x: Tensor, flags: int) -> Tensor:
         with self.clock.part("teacher"), self.autocast():
             if self.segments is None:
-                features: Sequence[Tensor] = self.teacher(x)
+                features: Sequence[Tensor] = self.features(x)
             else:
                 x = x.contiguous(memory_format=torch.channels_last)
                 features = self.segments.features(self.blocks, x)

@@ -74,6 +74,7 @@ TABLE: Mapping[str, Row] = {
     "teacher_fused": row("ops.* torch", "timm"),
     "teacher": row("_names teacher_cuts ops.* torch", "safetensors teacher_fused timm"),
     "teacher_segments": row("teacher torch"),
+    "teacher_compiled": row("teacher teacher_fused teacher_segments torch"),
     "optimizer_state": row("torch"),
     "tensor_files": row("_files safetensors torch"),
     "checkpoint_state": row("_files"),
@@ -84,7 +85,9 @@ TABLE: Mapping[str, Row] = {
     "placement_cost": row("config_sections parallel placement supernet teacher teacher_segments train_step torch"),
     "step_clock": row("torch"),
     "train_step": row("ops.* supernet torch"),
-    "train": row("_files _loop checkpoint config_sections step_clock supernet teacher train_step torch"),
+    "train": row(
+        "_files _loop checkpoint config_sections step_clock supernet teacher teacher_compiled train_step torch"
+    ),
     "train_profile": row("_files _loop torch"),
     "train_log": row("space step_clock train"),
     "train_ranks": row(
