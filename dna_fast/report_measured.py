@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def study_section(path: Path, facts: RunFacts, name: str) -> Html:
         (f"{c['first']} − {c['second']}", _words(c["overall"]), _words(c["within"]), _verdict(c))
         for c in known["comparisons"]
     ]
-    head = ("difference of tau", "overall", f"at equal {cost}", "verdict at equal cost")
-    parts.append(table(head, compared, label="differences between scores"))
+    columns = ("difference of tau", "overall", f"at equal {cost}", "verdict at equal cost")
+    parts.append(table(columns, compared, label="differences between scores"))
     for i, agreement in enumerate(agreements):
         score = agreement["score"]
         marks = []
@@ -197,19 +198,18 @@ MEASURED: tuple[tuple[str, str, str, Callable[[Path, RunFacts, str], Html]], ...
 def measured_sections(facts: RunFacts) -> list[tuple[str, str, Callable[[RunFacts, str], Html]]]:
     """The sections whose files are there. A damaged or foreign file is told in its section: the run's report stands without it."""
     return [
-        (key, title, lambda facts, name, file=file, write=write: _told(facts.directory / file, write, facts, name))
+        (key, title, partial(_told, file, write))
         for key, title, file, write in MEASURED
         if (facts.directory / file).exists()
     ]
 
 
-def _told(path: Path, write: Callable[[Path, RunFacts, str], Html], facts: RunFacts, name: str) -> Html:
+def _told(file: str, write: Callable[[Path, RunFacts, str], Html], facts: RunFacts, name: str) -> Html:
     try:
-        return write(path, facts, name)
+        return write(facts.directory / file, facts, name)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        shown = path.relative_to(facts.directory)
-        return paragraph(f"{shown} is damaged ({what}); restore it, or write it anew with its command.", class_="todo")
+        return paragraph(f"{file} is damaged ({what}); restore it, or write it anew with its command.", class_="todo")
 
 
 def _read(path: Path, form: str) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from test_comparison import HEIRS, SCRATCH
 from test_report_page import Page
 from test_study import some_models
 
+from dna_fast import report_charts, report_measured_charts
 from dna_fast._files import read_json, write_json
 from dna_fast.architecture import Architecture
 from dna_fast.assembled_study import AssembledNetwork, AssembledStudy
@@ -24,6 +25,7 @@ from dna_fast.comparison import compare_all, write_comparison
 from dna_fast.profile_layers import Setting, space_layers
 from dna_fast.profile_table import Network, Profile, Timing
 from dna_fast.report_facts import read_run
+from dna_fast.report_html import Html
 from dna_fast.report_page import report_page
 from dna_fast.study import study
 from dna_fast.study_report import write_study
@@ -135,7 +137,12 @@ def test_a_device_has_its_errors_before_and_after(measured: Path, page: Page) ->
 
 @pytest.mark.parametrize(("title", "file"), FILES.items(), ids=list(FILES.values()))
 @pytest.mark.parametrize("damage", [None, "{", "[]", '{"format": "other"}'], ids=["gone", "cut", "list", "foreign"])
-def test_missing_and_damaged_files_cost_one_section(run: Path, title: str, file: str, damage: str | None) -> None:
+def test_missing_and_damaged_files_cost_one_section(
+    run: Path, monkeypatch: pytest.MonkeyPatch, title: str, file: str, damage: str | None
+) -> None:
+    for module in (report_charts, report_measured_charts):  # pictures take most of a page's time
+        monkeypatch.setattr(module, "pictures", lambda *given, **sizes: Html("<svg></svg>"))
+    monkeypatch.setattr(report_charts, "picture", lambda *given, **sizes: Html("<svg></svg>"))
     (run / file).unlink() if damage is None else (run / file).write_text(damage)
     text = Page(report_page([read_run(run)])).text
     assert (title in text) is (damage is not None)
