@@ -12,6 +12,7 @@ from dna_fast._files import written_aside
 from dna_fast.report import in_units
 from dna_fast.report_facts import RunFacts, read_run
 from dna_fast.report_html import Html, element, joined, paragraph, table
+from dna_fast.report_measured import measured_sections
 from dna_fast.report_origin import configuration_section, differing, provenance_section
 from dna_fast.report_search import bound_words, cloud, ratings_section, search_section
 from dna_fast.report_sections import (
@@ -65,14 +66,14 @@ def report_page(runs: Sequence[RunFacts]) -> str:
     names = _names(runs)
     title = f"{names[0]}: dna_fast report" if len(runs) == 1 else f"{len(runs)} runs: dna_fast report"
     if len(runs) == 1:
-        body = joined([element("h1", names[0]), _lead(runs[0]), _contents(names), *_sections(runs[0], "")])
+        body = joined([element("h1", names[0]), _lead(runs[0]), _contents(runs, names), *_sections(runs[0], "")])
     else:
         compared = _comparison(runs, names)
         each = [
             joined([element("h1", name, id=f"run{i}"), _lead(run), *_sections(run, f"run{i}-")])
             for i, (run, name) in enumerate(zip(runs, names, strict=True))
         ]
-        body = joined([element("h1", f"{len(runs)} runs compared"), _contents(names), *compared, *each])
+        body = joined([element("h1", f"{len(runs)} runs compared"), _contents(runs, names), *compared, *each])
     footer = element("footer", f"Written by dna_fast {__version__}. This page needs no network and no script.")
     head = joined(
         [
@@ -122,21 +123,29 @@ def _figures(run: RunFacts) -> Html:
     return element("dl", *items, class_="figures")
 
 
-def _contents(names: Sequence[str]) -> Html:
-    def links(prefix: str) -> Html:
-        entries = [element("li", element("a", title, href=f"#{prefix}{key}")) for key, title, _ in SECTIONS]
+def _contents(runs: Sequence[RunFacts], names: Sequence[str]) -> Html:
+    def links(run: RunFacts, prefix: str) -> Html:
+        entries = [element("li", element("a", title, href=f"#{prefix}{key}")) for key, title, _ in _sections_of(run)]
         return element("ul", *entries)
 
     if len(names) == 1:
-        return element("nav", links(""), aria_label="contents")
+        return element("nav", links(runs[0], ""), aria_label="contents")
     parts: list[object] = [element("ul", element("li", element("a", "Comparison", href="#comparison")))]
     for i, name in enumerate(names):
-        parts += [element("strong", element("a", name, href=f"#run{i}")), links(f"run{i}-")]
+        parts += [element("strong", element("a", name, href=f"#run{i}")), links(runs[i], f"run{i}-")]
     return element("nav", *parts, aria_label="contents")
 
 
 def _sections(run: RunFacts, prefix: str) -> list[Html]:
-    return [joined([_heading(title, f"{prefix}{key}"), write(run, f"{prefix}{key}")]) for key, title, write in SECTIONS]
+    return [
+        joined([_heading(title, f"{prefix}{key}"), write(run, f"{prefix}{key}")])
+        for key, title, write in _sections_of(run)
+    ]
+
+
+def _sections_of(run: RunFacts) -> list[Section]:
+    """Those that every run has, and, before where it all came from, what was measured beside it."""
+    return [*SECTIONS[:-2], *measured_sections(run), *SECTIONS[-2:]]
 
 
 def _heading(title: str, anchor: str) -> Html:

@@ -206,8 +206,13 @@ TABLE: Mapping[str, Row] = {
     "report_sections": row("architecture cost report report_charts report_facts report_html space numpy"),
     "report_search": row("architecture query report_charts report_facts report_html report_sections search numpy"),
     "report_origin": row("config report_facts report_html"),
+    "report_measured_charts": row("report_charts report_html report_svg"),
+    "report_measured": row(
+        "_files architecture profile_table report_charts report_facts report_html report_measured_charts"
+    ),
     "report_page": row(
-        "__init__ _files report report_charts report_facts report_html report_origin report_search report_sections report_style"
+        "__init__ _files report report_charts report_facts report_html report_measured "
+        "report_origin report_search report_sections report_style"
     ),
     "display": row("rich"),
     "stage_log": row("_files", "torch"),
