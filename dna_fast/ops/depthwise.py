@@ -46,6 +46,11 @@ def _format(x: Tensor) -> torch.memory_format:
 
 @torch.library.register_fake("dna_fast::depthwise_conv2d")  # type: ignore[untyped-decorator]
 def _fake(x: Tensor, weight: Tensor, stride: int, padding: list[int]) -> Tensor:
+    if x.device != weight.device:
+        raise ValueError(
+            f"depthwise_conv2d: x and weight must be on one device, got {x.device} and {weight.device}; "
+            "call weight.to(x.device)"
+        )
     n, channels, height, width = x.shape
     kernel = weight.shape[-1]
     rows = (height + padding[0] + padding[1] - kernel) // stride + 1

@@ -92,9 +92,11 @@ struct Padded {
 
 at::Tensor composed(const at::Tensor& x, const at::Tensor& weight, int64_t stride, at::IntArrayRef padding) {
     const Shape s = check(x, weight, stride, padding);
-    const Padded from(x, padding);
-    return at::convolution(from.x, weight.to(x.scalar_type()), {}, {stride, stride}, from.within, {1, 1}, false, {0, 0},
+    const at::ScalarType type = c10::promoteTypes(x.scalar_type(), weight.scalar_type());
+    const Padded from(x.to(type), padding);
+    return at::convolution(from.x, weight.to(type), {}, {stride, stride}, from.within, {1, 1}, false, {0, 0},
                            s.channels)
+        .to(x.scalar_type())
         .contiguous(format_of(x));
 }
 
@@ -102,11 +104,15 @@ TwoTensors composed_backward(const at::Tensor& gradient, const at::Tensor& x, co
                              at::IntArrayRef padding, bool of_x, bool of_weight) {
     const Shape s = check(x, weight, stride, padding);
     check_gradient(gradient, x, s);
-    const Padded from(x, padding);
+    const at::ScalarType type = c10::promoteTypes(x.scalar_type(), weight.scalar_type());
+    const Padded from(x.to(type), padding);
     auto [dx, dw, _] =
-        at::convolution_backward(gradient, from.x, weight.to(x.scalar_type()), std::nullopt, {stride, stride},
+        at::convolution_backward(gradient.to(type), from.x, weight.to(type), std::nullopt, {stride, stride},
                                  from.within, {1, 1}, false, {0, 0}, s.channels, {of_x, of_weight, false});
-    if (of_x) dx = dx.narrow(2, from.before[0], s.height).narrow(3, from.before[1], s.width).contiguous(format_of(x));
+    if (of_x) {
+        dx = dx.narrow(2, from.before[0], s.height).narrow(3, from.before[1], s.width);
+        dx = dx.to(x.scalar_type()).contiguous(format_of(x));
+    }
     if (of_weight) dw = dw.to(weight.scalar_type()).contiguous();
     return {of_x ? dx : at::empty({0}, x.options()), of_weight ? dw : at::empty({0}, weight.options())};
 }
@@ -124,15 +130,16 @@ struct Floats {
     }
 };
 
-// A vector of channels of an image or a part is tens of microseconds: more than it takes to wake a thread.
-constexpr int64_t kUnitsPerThread = 1;
+constexpr int64_t kNumbersPerThread = 32768;  // torch's own grain for elementwise work
 
 // work(unit, vector, scratch) for all; neighbouring vectors of a unit follow each other, as they share lines and pages.
 template <class Work>
 void in_parallel(const Shape& s, int64_t units, const Work& work) {
     const int64_t vectors = s.vectors(), own = scratch_floats(s);
     const Floats scratch(own * at::get_num_threads());
-    at::parallel_for(0, units * vectors, kUnitsPerThread, [&](int64_t begin, int64_t end) {
+    const int64_t numbers = std::max(s.images * s.out_rows * s.out_cols / units, int64_t{1}) * kVector;
+    const int64_t grain = std::max(kNumbersPerThread / numbers, int64_t{1});
+    at::parallel_for(0, units * vectors, grain, [&](int64_t begin, int64_t end) {
         float* const mine = scratch.data + own * at::get_thread_num();
         for (int64_t i = begin; i < end; ++i) work(i / vectors, i % vectors, mine);
     });
@@ -184,7 +191,7 @@ at::Tensor weight_gradient(const at::Tensor& gradient, const at::Tensor& x, cons
                 [&](int64_t part, int64_t vector, float* scratch) { of.weight_gradient(call, part, vector, scratch); });
     const at::Tensor dw = at::empty(weight.sizes(), weight.options().dtype(at::kFloat));
     float* const result = dw.mutable_data_ptr<float>();
-    at::parallel_for(0, s.vectors(), kUnitsPerThread, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, s.vectors(), 1, [&](int64_t begin, int64_t end) {
         for (int64_t vector = begin; vector < end; ++vector) add_parts(s, sums.data, vector, result);
     });
     return dw.to(weight.scalar_type());

@@ -28,7 +28,9 @@ DNA_FAST_INLINE void zero(float* packed, std::int64_t count) {
     for (std::int64_t i = 0; i < count * kVector; i += kLanes) store(packed + i, Vec{});
 }
 
-// packed[p] = row[first + step * p] for p in [0, count).
+// packed[p] = row[first + step * p] for p in [0, count). A vector is one or two lines out of a pixel's many, and no
+// hardware sees the next row coming: it is asked for here, and again in write(), where a result's lines are; without
+// both a 3x3 layer of 288 channels took 1.4 times as long.
 template <class S>
 DNA_FAST_INLINE void pack(const Row<const S>& row, std::int64_t first, std::int64_t step, std::int64_t count,
                           float* packed) {
@@ -38,11 +40,12 @@ DNA_FAST_INLINE void pack(const Row<const S>& row, std::int64_t first, std::int6
     zero(packed, begin);
     zero(packed + end * kVector, count - end);
     const S* from = row.first + (first + step * begin) * row.pitch;
-    const std::int64_t pitch = step * row.pitch;
+    const std::int64_t pitch = step * row.pitch, ahead = row.pixels * row.pitch;
     float* const last = packed + end * kVector;
     packed += begin * kVector;
     if (row.lanes == kVector) {
         for (; packed != last; packed += kVector, from += pitch) {
+            __builtin_prefetch(from + ahead);
             for (std::int64_t lane = 0; lane < kVector; lane += kLanes) store(packed + lane, load(from + lane));
         }
     } else {
@@ -62,10 +65,11 @@ DNA_FAST_INLINE void write(const Row<S>& row, std::int64_t first, std::int64_t s
     const std::int64_t lanes = std::min<std::int64_t>(row.lanes - lane, kLanes);
     if (lanes <= 0) return;
     S* to = row.first + first * row.pitch + lane;
-    const std::int64_t pitch = step * row.pitch;
+    const std::int64_t pitch = step * row.pitch, ahead = step * row.pixels * row.pitch;
 #pragma GCC unroll 7
     for (std::int64_t p = 0; p < kBlock; ++p, to += pitch) {
         if (p >= count) break;
+        __builtin_prefetch(to + ahead, 1);
         if (lanes == kLanes) {
             store(to, values[p]);
         } else {
