@@ -40,7 +40,7 @@ DNA_FAST_INLINE void pack(const Row<const S>& row, std::int64_t first, std::int6
     zero(packed, begin);
     zero(packed + end * kVector, count - end);
     const S* from = row.first + (first + step * begin) * row.pitch;
-    const std::int64_t pitch = step * row.pitch, ahead = row.pixels * row.pitch;
+    const std::int64_t pitch = step * row.pitch, ahead = step * row.pixels * row.pitch;
     float* const last = packed + end * kVector;
     packed += begin * kVector;
     if (row.lanes == kVector) {
