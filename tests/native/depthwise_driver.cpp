@@ -1,8 +1,6 @@
 // The depthwise convolution's CPU kernels: every kernel, stride, dtype and instruction set of this CPU against loops in
 // double. Each buffer is exactly as large as it must be, so that AddressSanitizer sees one element too many.
 #include <cmath>
-#include <cstdlib>
-#include <memory>
 #include <random>
 #include <string_view>
 #include <vector>
@@ -12,12 +10,13 @@
 #include "ops/depthwise/depthwise.h"
 
 namespace dna_fast::depthwise {
-namespace {
 
-std::ostream& operator<<(std::ostream& out, const Shape& s) {
+static std::ostream& operator<<(std::ostream& out, const Shape& s) {
     return out << s.images << "x" << s.channels << "x" << s.height << "x" << s.width << " k" << s.kernel << " s"
                << s.stride << " pads " << s.pad_top << ", " << s.pad_left;
 }
+
+namespace {
 
 template <class S>
 std::vector<S> drawn(std::int64_t count, std::mt19937& random) {
