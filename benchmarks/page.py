@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import predict_training, quality
 from benchmarks.layout import Section, table
 from benchmarks.results import Result, latest
-from benchmarks.sections import feature_mse, loader, mbconv, ranks, rate, search, teacher, train
+from benchmarks.sections import depthwise, feature_mse, loader, mbconv, ranks, rate, search, teacher, train
 from benchmarks.targets import TARGETS
 from benchmarks.worker import ROOT
 
@@ -23,6 +23,7 @@ SECTIONS: dict[str, Callable[[Result], Section]] = {
     "search": search.section,
     "mbconv": mbconv.section,
     "feature_mse": feature_mse.section,
+    "depthwise": depthwise.section,
     "rate": rate.section,
     "teacher": teacher.section,
     "train": train.section,

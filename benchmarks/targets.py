@@ -53,6 +53,7 @@ def shown(value: float, unit: str, digits: int = 3) -> str:
 _SEARCH = "Search, 16-cell space, raw arrays of 23,046 candidates"
 _LAYER = "MBConv layer, CPU, all layers of the 16-cell space x 6 operators, N = 32"
 _LAYER_GPU = "MBConv layer, one GPU, bfloat16"
+_DEPTHWISE = "Depthwise convolution, CPU, all depthwise layers of the 16-cell space"
 _RATING = "Rating the cells 3x112 and 4x112 at 14 pixels, CPU, N = 32, 4 rated batches"
 _TRAINING = "Training all 16 cells"
 _TEACHER = "Teacher forward, EfficientNet-B7 at 224 pixels"
@@ -85,6 +86,10 @@ TARGETS = (
     Target("feature_mse.same", "feature_mse", "CPU, one dtype: against eager, forward and backward", True, 1.5, "x"),
     Target("feature_mse.mixed", "feature_mse", "CPU, mixed dtypes: against eager", True, 2.5, "x"),
     Target("feature_mse.gpu", "feature_mse", "GPU: least bytes per second as a share of a copy's", True, 85, "%"),
+    Target("depthwise.weight_float32", _DEPTHWISE, "the weight's gradient, float32", True, 3, "x"),
+    Target("depthwise.weight_bfloat16", _DEPTHWISE, "the weight's gradient, bfloat16", True, 3, "x"),
+    Target("depthwise.step_float32", _DEPTHWISE, "result and both gradients, float32", True, 2, "x"),
+    Target("depthwise.step_bfloat16", _DEPTHWISE, "result and both gradients, bfloat16", True, 2, "x"),
     Target("training.sharing", _TRAINING, "one shared teacher pass against the released recipe", True, 4, "x"),
     Target("training.fused", _TRAINING, "with the fused teacher and loss as well", True, 5.5, "x"),
     Target("teacher.eager", _TEACHER, "CPU: against eager channels-last", True, 2, "x"),

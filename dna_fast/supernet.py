@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dna_fast.ops import depthwise_conv2d
 from dna_fast.space import Cell, Frame, Layer, MBConvSpec, SearchSpace
 
 BOUNDARIES = ("adapter", "wide")
@@ -56,14 +57,24 @@ class PaddedConv2d(nn.Conv2d):
         super().__init__(cin, cout, kernel, stride, 0 if self.same else kernel // 2, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        depthwise_on_cpu = self.groups > 1 and x.device.type == "cpu"
+        if depthwise_on_cpu and torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            # oneDNN's gradients take up to 8 times as long as its forward pass, and in bfloat16 up to 25 times that in float32.
+            return depthwise_conv2d(x, self.weight, self.stride[0], self._sides(x))
         if self.same:
-            (top, bottom), (left, right) = (self._pads(size) for size in x.shape[-2:])
+            top, bottom, left, right = self._sides(x)
             x = F.pad(x, (left, right, top, bottom))
-        if self.groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # oneDNN's bfloat16 gradients of a depthwise convolution take up to 25 times as long as float32's.
+        if depthwise_on_cpu and torch.is_autocast_enabled("cpu"):
+            # In bfloat16 oneDNN's depthwise convolutions are slow.
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.float()).to(x.dtype)
         return super().forward(x)
+
+    def _sides(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Rows above and below, columns left and right."""
+        if not self.same:
+            return (self.kernel_size[0] // 2,) * 4
+        return *self._pads(x.shape[2]), *self._pads(x.shape[3])
 
     def _pads(self, size: int) -> tuple[int, int]:
         kernel, stride = self.kernel_size[0], self.stride[0]

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import page, results, roofs, summary
 from benchmarks.bench_mbconv import cases, distinct_layers
 from benchmarks.results import Entry, Race, Result
-from benchmarks.sections import feature_mse, mbconv, rate, search, teacher
+from benchmarks.sections import depthwise, feature_mse, mbconv, rate, search, teacher
 from benchmarks.targets import TARGETS, Target
 
 MACHINE = {"processor": "some", "torch": "2.15.0"}
@@ -263,6 +263,34 @@ def test_feature_mse_section() -> None:
     made = feature_mse.section(result("feature_mse", *both))
     assert made.measured == pytest.approx({"feature_mse.same": 2.0, "feature_mse.mixed": 3.0})
     assert made.lines[-1].endswith("| 50 % |")
+
+
+def test_depthwise_section() -> None:
+    def entries(dtype: str, way: str, *seconds: float) -> tuple[Entry, ...]:
+        made = [entry(s, way, dtype, allocator="tuned") for s in seconds]
+        passes = ("forward", "input", "weight")
+        return tuple(replace(e, fields=e.fields | {"pass": p}) for e, p in zip(made, passes, strict=True))
+
+    facts = {"layer": {"channels": 8, "size": 7, "kernel": 5, "stride": 2}, "batch": 4, "threads": 2}
+    all_entries = (
+        *entries("float32", "ours", 1.0, 1.0, 2.0),
+        *entries("float32", "torch", 1.0, 3.0, 8.0),
+        *entries("float32", "torch-nchw", 2.0, 1.0, 20.0),
+        *entries("bfloat16", "ours", 1.0, 1.0, 1.0),
+        *entries("bfloat16", "torch", 0.5, 50.0, 50.0),
+    )
+    made = depthwise.section(result("depthwise", Race("c8", facts, all_entries)))
+    # All three count per contestant, 12 s of 4 s and not 10; what bfloat16 is slow at may be done in float32.
+    assert made.measured == pytest.approx(
+        {
+            "depthwise.weight_float32": 4.0,
+            "depthwise.step_float32": 3.0,
+            "depthwise.weight_bfloat16": 8.0,
+            "depthwise.step_bfloat16": 4.0,
+        }
+    )
+    (row,) = [line for line in made.lines if line.startswith("| c8 @7 k5 s2 | bfloat16")]
+    assert [cell.strip() for cell in row.split("|")[3:6]] == ["1,000", "500", "0.50x"]
 
 
 def test_rate_section_counts_equal_calibration_only() -> None:

@@ -176,6 +176,7 @@ TABLE: Mapping[str, Row] = {
     # Ops: each stands alone on the one library; the reference is for reading and tests.
     "ops": row("ops.*"),
     "ops._library": row("_C torch"),
+    "ops.depthwise": row("ops._library torch"),
     "ops.mbconv": row("ops._library torch"),
     "ops.feature_mse": row("ops._library torch"),
     "ops.reference": row("torch"),
@@ -424,7 +425,7 @@ SOLVER = {
     }.items()
 }
 COMMON = {"cpu_target": "", "cuda_launch": "", "cuda_utils": "", "cuda_warp": "cuda_utils", "layout": ""}  # alike
-COMMON |= {"low_precision": "cpu_target"}
+COMMON |= {"low_precision": "cpu_target", "vectors": "low_precision"}
 FRAMEWORKS = ("torch/", "ATen/", "c10/", "pybind11/", "Python.h")
 CUDA = ("cuda", "cub/", "thrust/", "cutlass/")
 COMMON_MAY = {

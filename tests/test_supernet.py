@@ -109,7 +109,7 @@ def test_a_batch_of_one_group_is_not_copied() -> None:
 
 
 def test_depthwise_convolutions_are_float32_inside_under_autocast_on_the_cpu() -> None:
-    """Only their result is rounded: their bfloat16 gradients are slow there."""
+    """Only their result is rounded."""
     conv = PaddedConv2d(8, 8, 5, 2, groups=8, padding="same")
     x = torch.randn(2, 8, 9, 9, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -122,6 +122,28 @@ def test_depthwise_convolutions_are_float32_inside_under_autocast_on_the_cpu() -
     assert x.grad.dtype == torch.bfloat16
     assert conv.weight.grad is not None
     assert conv.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_convolutions_are_ours_where_gradients_are_recorded_only(stride: int, padding: str) -> None:
+    conv = PaddedConv2d(8, 8, 5, stride, groups=8, padding=padding)
+    x = torch.randn(2, 8, 9, 10, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last
+    )
+    sides = (1, 2, 2, 2) if conv.same else (2, 2, 2, 2)  # columns left and right, rows above and below
+    y = conv(x)
+    assert "depthwise_conv2d" in y.grad_fn.name()
+    with torch.no_grad():
+        evaluated = conv(x)
+    assert torch.equal(evaluated, F.conv2d(F.pad(x, sides), conv.weight, stride=stride, groups=8))
+    exact = F.conv2d(F.pad(x, sides).double(), conv.weight.double(), stride=stride, groups=8)
+    # 25 products and a bit: sums of at most 26 roundings.
+    bound = 26 * 2.0**-24 * F.conv2d(F.pad(x, sides).abs(), conv.weight.abs(), stride=stride, groups=8)
+    assert ((y - exact).abs() <= bound).all()
+    conv.weight.requires_grad_(False)
+    assert conv(x).grad_fn is None
+    assert "depthwise_conv2d" in conv(x.requires_grad_()).grad_fn.name()
 
 
 def test_group_batch_norm_refuses_a_broken_group() -> None:

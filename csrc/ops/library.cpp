@@ -25,5 +25,10 @@ TORCH_LIBRARY(dna_fast, m) {
     m.def(
         "mbconv_project(Tensor h, Tensor packed, Tensor affine, int in_channels, int out_channels, int kernel, "
         "int se_channels, bool has_expansion) -> (Tensor y, Tensor moments)");
+    // padding: rows above and below, columns left and right. Gradients that are not wanted are empty.
+    m.def("depthwise_conv2d(Tensor x, Tensor weight, int stride, int[] padding) -> Tensor");
+    m.def(
+        "depthwise_conv2d_backward(Tensor gradient, Tensor x, Tensor weight, int stride, int[] padding, bool of_x, "
+        "bool of_weight) -> (Tensor, Tensor)");
     m.def("feature_mse(Tensor student, Tensor teacher, bool with_gradient) -> (Tensor loss, Tensor gradient)");
 }

@@ -1,5 +1,6 @@
 """Fused operators. Importing this loads the compiled module `_C` into torch, or says in words why it cannot."""
 
+from dna_fast.ops.depthwise import depthwise_conv2d
 from dna_fast.ops.feature_mse import feature_mse
 from dna_fast.ops.mbconv import (
     Affine,
@@ -15,6 +16,7 @@ __all__ = [
     "Affine",
     "MBConvShape",
     "MBConvWeights",
+    "depthwise_conv2d",
     "feature_mse",
     "mbconv",
     "mbconv_depthwise",

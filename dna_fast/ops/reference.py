@@ -18,6 +18,12 @@ def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().mean()
 
 
+def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: Sequence[int] = (0, 0, 0, 0)) -> Tensor:
+    """x [N, C, H, W], weight [C, 1, k, k], padding (top, bottom, left, right) -> [N, C, Q, R]."""
+    top, bottom, left, right = padding
+    return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, stride=stride, groups=len(weight))
+
+
 # ---- mbconv ---------------------------------------------------------------------------------------------------------
 
 # A folded batch norm: scale and shift, [P, channels] each.

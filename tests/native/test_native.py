@@ -12,9 +12,10 @@ import pytest
 from native.programs import build, expect_caught, expect_right, run
 
 SOURCES = Path(__file__).resolve().parent
-PROGRAMS = ["feature_mse_driver", "mbconv_driver", "solver_driver"]
+PROGRAMS = ["depthwise_driver", "feature_mse_driver", "mbconv_driver", "solver_driver"]
 # (program, what to plant, what the sanitizer says, where the access is)
 PLANTED = [
+    ("depthwise_driver", "short_result", "heap-buffer-overflow", "correlate.h"),
     ("feature_mse_driver", "short_gradient", "heap-buffer-overflow", "feature_mse_cpu.cpp"),
     ("feature_mse_driver", "short_student", "heap-buffer-overflow", "feature_mse_cpu.cpp"),
     ("feature_mse_driver", "misaligned", "load of misaligned address", "feature_mse_cpu.cpp"),
