@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from dna_fast.report_charts import Mark, legend
 from dna_fast.report_html import Html, element, joined
 from dna_fast.report_svg import COLOURS, PAPER, pictures
 
-MOST_LETTERS = 24  # of a name beside an axis: more would leave a telephone no room for the points
+MOST_LETTERS = 24  # of a line of a name beside an axis: more would leave a telephone no room for the points
 
 
 def points(
@@ -47,6 +48,11 @@ def points(
     return element("figure", joined([pictures(name, title, draw, heights=(340, 300)), key]))
 
 
+def _in_two_lines(name: str) -> str:
+    lines = textwrap.wrap(name, MOST_LETTERS)
+    return "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")
+
+
 def intervals(
     name: str, title: str, rows: Sequence[tuple[str, float, float | None, float | None, str]], xlabel: str
 ) -> Html:
@@ -59,8 +65,7 @@ def intervals(
                 axes.plot([low, high], [place, place], color=c, linewidth=2, solid_capstyle="butt")
                 axes.plot([low, high], [place, place], "|", color=c, markersize=10, markeredgewidth=2)
             axes.plot([value], [place], "o", color=c, markersize=8)
-        short = [w if len(w) <= MOST_LETTERS else f"{w[: MOST_LETTERS - 1]}…" for w, *_ in rows]
-        axes.set_yticks(range(len(rows)), short)
+        axes.set_yticks(range(len(rows)), [_in_two_lines(name) for name, *_ in rows])
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.axvline(0, color=COLOURS["budget"], linewidth=1, zorder=1)
