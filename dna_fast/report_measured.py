@@ -78,7 +78,9 @@ def assembled_section(path: Path, facts: RunFacts, name: str) -> Html:
             f"{len({tuple(n['choice']) for n in networks})} networks assembled from trained blocks, not trained further. Distance: "
             "relative L1 of the last feature from the teacher's on evaluation images; lower is better, of ratings too."
         ),
-        paragraph(f"Correction {'taken' if correction['taken'] else 'not taken'}. {known['verdict']}."),
+        paragraph(
+            f"Correction {'taken' if correction['taken'] else 'not taken'}: {known['verdict'].removeprefix('no correction: ')}."
+        ),
     ]
     estimates = [
         ("sampled networks, summed ratings", known["agreement"]["sampled"]),
@@ -91,7 +93,8 @@ def assembled_section(path: Path, facts: RunFacts, name: str) -> Html:
     parts.append(table(("networks", "Kendall's tau", "remark"), rows, label="summed ratings against distance"))
     taus = [(words.replace("summed ", ""), estimate, "s0") for words, estimate in estimates]
     parts.append(_intervals(f"{name}-tau", "Kendall's tau of summed ratings", taus, "Kendall's tau, 95 % interval"))
-    for which, words in (("rating", "summed rating"), ("corrected", "corrected rating")):
+    corrected = (("corrected", "corrected rating"),) if correction["taken"] else ()  # else they are the same
+    for which, words in (("rating", "summed rating"), *corrected):
         marks = []
         for role, look in roles.items():
             ours = [n for n in networks if n["role"] == role]

@@ -63,12 +63,16 @@ def _solutions(solutions: Sequence[Mapping[str, Any]], metric: str) -> Html:
 
 
 def baseline_marks(facts: RunFacts, query: Query) -> list[charts.Mark]:
-    """The retrained networks of the space, but for the winner."""
+    """The retrained networks of the space, each once, but for the winner."""
     marks: list[charts.Mark] = []
     colours = network_colours(facts)
+    shown = {facts.found.arch.candidates} if facts.found is not None and facts.found.arch is not None else set()
     for network in facts.networks:
         if network is facts.found or network.arch is None or not _of_the_space(query, network.arch):
             continue
+        if network.arch.candidates in shown:
+            continue  # the same one from inherited weights
+        shown.add(network.arch.candidates)
         loss = query.loss(network.arch.candidates or ())
         shape = charts.MARKERS[len(marks) % len(charts.MARKERS)]
         label = f"{network.name}: {loss:.4g}"

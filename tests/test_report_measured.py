@@ -113,7 +113,7 @@ def test_assembled_networks_have_the_figures_of_their_file(page: Page) -> None:
     assert page.row("sampled networks, summed ratings")[1] == "0.512 [0.123, 0.789]"
     assert page.row("the search's best, summed ratings")[1:] == ["–", "1 models, expected at least 3"]
     assert page.row("held out, corrected")[1] == "0.250"
-    assert "Correction not taken." in page.text
+    assert "Correction not taken: " in page.text
 
 
 def test_a_comparison_has_the_figures_of_its_file(measured: Path, page: Page) -> None:

@@ -21,7 +21,7 @@ from dna_fast.cost import architecture_cost, cost_table  # noqa: E402
 from dna_fast.report_facts import Score, read_log, read_run  # noqa: E402
 from dna_fast.report_html import Html  # noqa: E402
 from dna_fast.report_page import report_page, write_report  # noqa: E402
-from dna_fast.report_search import verdict  # noqa: E402
+from dna_fast.report_search import baseline_marks, verdict  # noqa: E402
 from dna_fast.space import preset  # noqa: E402
 from dna_fast.tables import CostTable, RatingTable  # noqa: E402
 
@@ -283,6 +283,15 @@ def test_several_runs_are_compared(finished: Path, tmp_path: Path) -> None:
     assert differing == ["seed", "0", "1"]
     assert "front of finished" in page.text
     assert "front of other" in page.text
+
+
+def test_a_network_trained_from_two_starts_is_drawn_once(run: Path) -> None:
+    for name in ("found", "random_0"):
+        write_network(run, f"{name}_inherited", Architecture.load(run / "models" / name / "architecture.json"), 70, 100)
+    facts = read_run(run)
+    query = facts.query()
+    assert query is not None
+    assert [mark.label.partition(":")[0] for mark in baseline_marks(facts, query)] == ["largest", "random_0"]
 
 
 def test_equal_fronts_are_drawn_once(finished: Path, run: Path, undrawn: None) -> None:
