@@ -64,6 +64,7 @@ def test_a_training_mode_reaches_the_head_alone() -> None:
 
 def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dna_fast.retrain.LOG_STEPS", 1)
+    handler = signal.getsignal(signal.SIGINT)  # in the background of a shell not Python's own
     whole, again, halves, resumed = (model_of() for _ in range(4))
     for model in (whole, again):
         fit_head(model, TRAIN, EVAL, DISTILLED, seed=3, teacher_logits=true_logits)
@@ -74,4 +75,4 @@ def test_an_interrupted_fit_ends_with_the_same_weights(tmp_path: Path, monkeypat
         fit_head(halves, TRAIN, EVAL, DISTILLED, **arguments, on_step=stopping_after(13))  # type: ignore[arg-type]
     fit_head(resumed, TRAIN, EVAL, DISTILLED, **arguments)
     assert same_weights(whole, resumed)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
