@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,17 @@ def write_timm(source: Source, directory: Path) -> Written:
 
 
 def _import_unregistered(path: Path) -> Any:
-    """The module in a file, without registering its model: who exports and then imports it would be warned of overwriting."""
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_an_export", path)
+    """The module in a file, from its text: no bytecode is read or left beside it.
+
+    Its model is not registered: who exports and then imports it would be warned of overwriting.
+    """
+    loader = SourceFileLoader(f"{path.stem}_of_an_export", str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module, register = importlib.util.module_from_spec(spec), timm.models.register_model
     timm.models.register_model = lambda entry: entry
     try:
-        spec.loader.exec_module(module)
+        exec(loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
     finally:
         timm.models.register_model = register
     return module

@@ -224,6 +224,14 @@ def test_what_fails_is_not_kept(form: str, tmp_path: Path, monkeypatch: pytest.M
     assert list(out.iterdir()) == []
 
 
+def test_checking_the_module_leaves_no_bytecode_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    source = find_source(str(saved(ARCHITECTURES["fractional-same-stem1"], tmp_path / "saved")))
+    record = export(source, ["timm"], tmp_path / "out")
+    there = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert there == {*record["formats"]["timm"]["files"], "export.json"}
+
+
 # ---- what files say of themselves -----------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import mmap
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class Pages:
     def _new(self, size: int) -> mmap.mmap:
         area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            area.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a kernel without huge pages
+                area.madvise(mmap.MADV_HUGEPAGE)
         self._areas = [area, *(kept for kept in self._areas if len(kept) >= size)][:KEPT]
         return area
