@@ -36,7 +36,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "mse": ("rate.metric=mse",),
     "relative_mse": ("rate.metric=relative_mse",),
     "calibration x4": ("rate.calibration_images=2000",),
-    "rated x2": ("rate.images=1000",),
     "wide": ("supernet.boundary=wide",),
     "epochs x2": ("train.epochs=16",),
 }
