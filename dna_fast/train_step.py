@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,10 @@ class Learner:
 
         Replicas average their gradients before the optimizer's step.
         """
-        paths = sample_paths(self.space, seed=self.seed, step=step, block=self.index)
+        return self.backward_along(x, target, sample_paths(self.space, seed=self.seed, step=step, block=self.index))
+
+    def backward_along(self, x: Tensor, target: Tensor, paths: Sequence[tuple[int, ...]]) -> Tensor:
+        """`backward` along given paths, one per cell."""
         # Gradients are dropped, not zeroed: Adam leaves a parameter without gradient entirely alone.
         self.optimizer.zero_grad(set_to_none=True)
         # The cells of block 0 share a stem that follows their mean; elsewhere cells share nothing, so a sum trains each alone.
