@@ -14,7 +14,7 @@ from dna_fast.architecture import Architecture
 from dna_fast.config import resolve_quantity
 from dna_fast.cost import cost_table
 from dna_fast.explanation import Explanation, explain
-from dna_fast.restrictions import masks
+from dna_fast.restrictions import masks, rules_in_words
 from dna_fast.search import Alternative, CostSpec, Front, Solution, pareto_front, solve
 from dna_fast.space import SearchSpace
 from dna_fast.tables import CostTable, RatingTable
@@ -79,9 +79,11 @@ class Query:
         return query.bounded({n: str(v) for n, v in wanted.max.items()}, {n: str(v) for n, v in wanted.min.items()})
 
     def as_answered(self, directory: Path) -> Query:
-        """The query with the bounds of the search whose answer lies in `directory`."""
-        bounds = read_json(directory / "search.json")["bounds"]
-        return replace(self, bounds={name: (lower, upper) for name, (lower, upper) in bounds.items()})
+        """The query as the search asked it whose answer lies in `directory`; earlier releases wrote no rules."""
+        asked = read_json(directory / "search.json")
+        bounds = {name: (lower, upper) for name, (lower, upper) in asked["bounds"].items()}
+        query = replace(self, bounds=bounds, metric=asked["metric"])
+        return query.ruled(asked.get("fix", ()), asked.get("forbid", ()), asked.get("min_differences", 1))
 
     def asking(self, maximum: Sequence[str], minimum: Sequence[str], metric: str | None, top: int | None) -> Query:
         """The query with command-line bounds such as "macs=460M" in place of its own, if any are given."""
@@ -190,6 +192,9 @@ class Answer:
     gap: float
     smallest_feasible: Mapping[str, int | None]
     stats: Mapping[str, Any]
+    fix: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
+    min_differences: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, which knows no infinity: where nothing was found, bound and gap are null."""
@@ -214,6 +219,9 @@ def answer(query: Query) -> Answer:
         gap=solution.gap,
         smallest_feasible=solution.smallest_feasible,
         stats=solution.stats,
+        fix=query.fix,
+        forbid=query.forbid,
+        min_differences=query.min_differences,
     )
 
 
@@ -236,7 +244,8 @@ def write_answer(query: Query, found: Answer, directory: Path) -> Architecture |
 def print_answer(found: Answer, display: Display) -> None:
     """A table of the solutions, or what would have to give for there to be one."""
     budgets = "; ".join(_bound_words(name, *bounds) for name, bounds in found.bounds.items()) or "no budget"
-    display.say(f"{found.status}: {found.metric} under {budgets}")
+    rules = rules_in_words(found.fix, found.forbid, found.min_differences)
+    display.say("; ".join([f"{found.status}: {found.metric} under {budgets}", *rules]))
     if found.solutions:
         names = sorted({"macs", "params", *found.bounds} & set(found.solutions[0].costs))
         rows = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,6 +107,9 @@ class SearchFacts:
     solutions: tuple[Mapping[str, Any], ...]
     smallest_feasible: Mapping[str, int | None]
     gap: float | None
+    fix: tuple[str, ...]
+    forbid: tuple[str, ...]
+    min_differences: int
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,11 @@ class RunFacts:
         """The search's question, for fronts and losses; None without ratings."""
         if self.ratings is None:
             return None
-        return Query(self.ratings, self.costs, {} if self.search is None else self.search.bounds, self.metric)
+        query = Query(self.ratings, self.costs, metric=self.metric)
+        if (asked := self.search) is None:
+            return query
+        with _reading(self.directory / "search.json"):
+            return replace(query, bounds=asked.bounds).ruled(asked.fix, asked.forbid, asked.min_differences)
 
 
 def read_run(directory: str | Path) -> RunFacts:
@@ -293,7 +300,11 @@ def _search(path: Path) -> SearchFacts:
         )
         smallest = {str(name): _count(value) for name, value in known["smallest_feasible"].items()}
         gap = None if known["gap"] is None else float(known["gap"])
-        return SearchFacts(str(known["status"]), str(known["metric"]), bounds, solutions, smallest, gap)
+        fix, forbid = (tuple(str(rule) for rule in known.get(kind, ())) for kind in ("fix", "forbid"))
+        apart = int(known.get("min_differences", 1))
+        return SearchFacts(
+            str(known["status"]), str(known["metric"]), bounds, solutions, smallest, gap, fix, forbid, apart
+        )
 
 
 def _count(value: Any) -> int | None:

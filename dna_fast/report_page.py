@@ -14,7 +14,7 @@ from dna_fast.report_facts import RunFacts, read_run
 from dna_fast.report_html import Html, element, joined, paragraph, table
 from dna_fast.report_measured import measured_sections
 from dna_fast.report_origin import configuration_section, differing, provenance_section
-from dna_fast.report_search import bound_words, cloud, ratings_section, search_section
+from dna_fast.report_search import asked_words, cloud, ratings_section, search_section
 from dna_fast.report_sections import (
     UNKNOWN,
     architecture_section,
@@ -187,9 +187,7 @@ def _compared(run: RunFacts, name: str) -> tuple[str, ...]:
         UNKNOWN if best is None else f"{best['loss']:.4f}",
         UNKNOWN if found is None or found.training is None else percent(found.training.score),
         UNKNOWN if run.teacher is None else in_units(run.teacher.macs),
-        UNKNOWN
-        if run.search is None
-        else "; ".join(bound_words(n, *b) for n, b in run.search.bounds.items()) or "none",
+        UNKNOWN if run.search is None else asked_words(run.search) or "none",
         run.costs.space.name,
         str(run.config.seed),
     )

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from dna_fast import report_charts as charts
 from dna_fast.architecture import Architecture, random_choice
 from dna_fast.query import Query, in_words
-from dna_fast.report_facts import RunFacts
+from dna_fast.report_facts import RunFacts, SearchFacts
 from dna_fast.report_html import Html, details, element, joined, paragraph, table
 from dna_fast.report_sections import network_colours, todo
+from dna_fast.restrictions import rules_in_words
 from dna_fast.search import TWO_SIDED_95
 
 CLOUD = 1500  # random architectures that show what the space is like
@@ -26,9 +27,9 @@ def search_section(facts: RunFacts, name: str) -> Html:
     found, query = facts.search, facts.query()
     if found is None:
         return todo("No search yet.", f"dna-fast search {facts.directory} --max macs=…")
-    budget = "; ".join(bound_words(n, *b) for n, b in found.bounds.items()) or "no budget"
+    asked = asked_words(found) or "no budget"
     gap = "" if found.gap is None else f", gap to the proven bound {found.gap:.2%}"
-    parts: list[object] = [paragraph(f"Status {found.status}: least sum of {found.metric} under {budget}{gap}.")]
+    parts: list[object] = [paragraph(f"Status {found.status}: least sum of {found.metric} under {asked}{gap}.")]
     if not found.solutions:
         rows = [(n, "none helps" if v is None else f"{v:,}") for n, v in found.smallest_feasible.items()]
         parts.append(paragraph("Nothing meets the budgets.", class_="todo"))
@@ -37,6 +38,12 @@ def search_section(facts: RunFacts, name: str) -> Html:
         parts.append(_front_figure(facts, query, name))
     parts.append(_solutions(found.solutions, found.metric))
     return joined(parts)
+
+
+def asked_words(found: SearchFacts) -> str:
+    """Budgets and rules for people; empty where there are none."""
+    rules = rules_in_words(found.fix, found.forbid, found.min_differences)
+    return "; ".join([*(bound_words(n, *b) for n, b in found.bounds.items()), *rules])
 
 
 def bound_words(name: str, lower: int | None, upper: int | None) -> str:

@@ -43,6 +43,12 @@ def masks(space: SearchSpace, fix: Sequence[str] = (), forbid: Sequence[str] = (
     return allowed
 
 
+def rules_in_words(fix: Sequence[str], forbid: Sequence[str], min_differences: int) -> list[str]:
+    """For people, a phrase each; none where nothing is ruled."""
+    rules = [f"{verb} {', '.join(texts)}" for verb, texts in (("fixed", fix), ("forbidden", forbid)) if texts]
+    return [*rules, f"every two differ in at least {min_differences} blocks"] if min_differences > 1 else rules
+
+
 def _matches(space: SearchSpace, text: str, every_layer: bool) -> list[tuple[int, Mask]]:
     rule = _RULE.fullmatch(text.strip())
     if rule is None or (rule["op"] is None and rule["block"] is None):

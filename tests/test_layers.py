@@ -205,7 +205,9 @@ TABLE: Mapping[str, Row] = {
     "report_charts": row("report report_html report_style report_svg numpy"),
     "report_facts": row("_files architecture checkpoint_state config cost provenance query tables numpy"),
     "report_sections": row("architecture cost report report_charts report_facts report_html space numpy"),
-    "report_search": row("architecture query report_charts report_facts report_html report_sections search numpy"),
+    "report_search": row(
+        "architecture query report_charts report_facts report_html report_sections restrictions search numpy"
+    ),
     "report_origin": row("config report_facts report_html"),
     "report_measured_charts": row("report_charts report_html report_svg"),
     "report_measured": row(

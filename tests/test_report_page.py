@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from report_run import EPOCHS, SCORES, losses, write_network, write_run  # noqa:
 from dna_fast._files import read_json, write_json  # noqa: E402
 from dna_fast.architecture import Architecture  # noqa: E402
 from dna_fast.cost import architecture_cost, cost_table  # noqa: E402
+from dna_fast.query import Query, answer, in_words, write_answer  # noqa: E402
 from dna_fast.report_facts import Score, read_log, read_run  # noqa: E402
 from dna_fast.report_html import Html  # noqa: E402
 from dna_fast.report_page import report_page, write_report  # noqa: E402
@@ -176,6 +179,37 @@ def test_the_front_and_the_solutions_are_the_tables(finished: Path, page: Page) 
         assert cells[1:3] == [f"{solution['loss']:.6f}", f"{solution['costs']['macs']:,}"]
         told = {True: "no", False: "yes", None: "–"}[solution["indistinguishable"]]
         assert cells[-2:] == ["–" if rank == 1 else told, " | ".join(solution["blocks"])]
+
+
+def _search_again(directory: Path, **asked: Any) -> None:
+    plain = read_run(directory).query()
+    assert plain is not None
+    query = replace(plain, **asked)
+    write_answer(query, answer(query), directory)
+
+
+def test_the_rules_of_the_search_are_told_and_hold_for_its_front(run: Path) -> None:
+    _search_again(run, forbid=("op0",), min_differences=2)
+    facts = read_run(run)
+    query = facts.query()
+    assert query is not None
+    assert all("0" not in words.split()[1] for words in _front_blocks(query))
+    page = Page(report_page([read_run(run)]))
+    assert "; forbidden op0; every two differ in at least 2 blocks" in page.text
+
+
+def _front_blocks(query: Query) -> list[str]:
+    """Of every point of the front, every block in words."""
+    return [words for choice in query.front("macs").choice for words in in_words(query.ratings.space, choice)]
+
+
+def test_a_rule_that_cannot_be_names_its_file(run: Path, undrawn: None) -> None:
+    known = read_json(run / "search.json")
+    write_json(run / "search.json", {**known, "forbid": ["op99"]})
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(str(run / 'search.json'))}: damaged \(.*operators run from 0 to"
+    ):
+        report_page([read_run(run)])
 
 
 def test_a_block_counts_what_its_ratings_cannot_tell_apart(finished: Path, page: Page) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from dna_fast.cost import cost_table
-from dna_fast.query import Query, answer
-from dna_fast.restrictions import masks
+from dna_fast.query import Query, answer, write_answer
+from dna_fast.restrictions import masks, rules_in_words
 from dna_fast.space import preset
 from dna_fast.tables import RatingTable
 
@@ -78,6 +81,9 @@ def test_nothing_left_is_refused() -> None:
         masks(SPACE, forbid=rules)
 
 
+ASKED = ("bounds", "metric", "fix", "forbid", "min_differences")
+
+
 def query(**changed) -> Query:
     rng = np.random.default_rng(0)
     losses = [rng.random(SPACE.num_candidates(b)) for b in range(len(SPACE.blocks))]
@@ -99,3 +105,33 @@ def test_query_with_rules_and_choices_apart() -> None:
 def test_query_refuses_wrong_rules_at_once() -> None:
     with pytest.raises(ValueError, match="operators run from 0 to"):
         query(fix=("op99",))
+
+
+def test_an_answer_keeps_what_was_asked(tmp_path: Path) -> None:
+    bound = {"macs": (None, int(query().costs.total([0] * len(SPACE.blocks))["macs"] * 2))}
+    asked = query(
+        bounds=bound, metric="relative_l1", fix=(f"0:{CELLS[0][1]}",), forbid=("1:op0", "op2"), min_differences=2
+    )
+    given = answer(asked)
+    write_answer(asked, given, tmp_path)
+    again = query().as_answered(tmp_path)
+    assert [getattr(again, name) for name in ASKED] == [getattr(asked, name) for name in ASKED]
+    assert answer(again).solutions == given.solutions
+    assert given.solutions != answer(query(bounds=bound)).solutions
+
+
+def test_an_answer_without_rules_is_one_of_an_earlier_release(tmp_path: Path) -> None:
+    write_answer(query(), answer(query()), tmp_path)
+    known = json.loads((tmp_path / "search.json").read_text())
+    (tmp_path / "search.json").write_text(json.dumps({k: v for k, v in known.items() if k not in ASKED[2:]}))
+    again = query(forbid=("op1",)).as_answered(tmp_path)
+    assert (again.fix, again.forbid, again.min_differences) == ((), (), 1)
+
+
+def test_rules_in_words() -> None:
+    assert rules_in_words(("3:4x112", "op2"), ("1:op0",), 3) == [
+        "fixed 3:4x112, op2",
+        "forbidden 1:op0",
+        "every two differ in at least 3 blocks",
+    ]
+    assert rules_in_words((), (), 1) == []
