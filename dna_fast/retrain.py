@@ -50,14 +50,16 @@ def fit(
         device: where to train.
         on_step, on_epoch: called between updates, every LOG_STEPS of them, and after every epoch.
         checkpoint: file that is written after every epoch, every `checkpoint_minutes` within one, and on Ctrl-C, and from which a
-            run goes on where it stopped, on any number of ranks.
+            run goes on where it stopped, on any number of ranks. The one before stays beside it (`retrain_step.older`), and takes
+            its place where it is damaged, with a DamagedWarning.
         world: the ranks that train together, all of which call this with the same model and recipe; None: this process alone.
 
     Deterministic on the CPU: the same arguments give the same weights, interrupted or not. The caller's random
     state is left as it was.
 
     Raises:
-        ValueError: loader, model or teacher do not fit the recipe; a checkpoint that is damaged or of another run.
+        ValueError: loader, model or teacher do not fit the recipe; a checkpoint of another run, or damaged with no good one
+            before it.
         RuntimeError: a loss or a weight that is not finite.
         OSError: the checkpoint cannot be written; the message says why and what to do. The one before stays.
         PeerFailed: another rank failed; that one raises what is to be told.

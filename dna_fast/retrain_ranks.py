@@ -151,16 +151,20 @@ class RankTraining(Training):
 
     def go_on(self, path: Path) -> None:
         """Rank 0 looks for a checkpoint, and all read that one."""
-        own = None
+        found = None
         if self.world.is_leader and path.exists():
-            own = self.load(path)
-        told = self.world.told_by_leader(own)
+            file, words = self.load_newest(path)
+            found = [file.name, words]
+        told = self.world.told_by_leader(found)
         if told is None or self.world.is_leader:
             return
+        path = path.with_name(told[0])
         if not path.exists():
             raise ValueError(f"{path}: rank 0 has this checkpoint; all ranks must see the run directory")
-        if (own := self.load(path)) != told:
-            raise ValueError(f"{path}: of {own} here, rank 0 reads {told}; all ranks must see the same run directory")
+        if (own := self.load(path)) != told[1]:
+            raise ValueError(
+                f"{path}: of {own} here, rank 0 reads {told[1]}; all ranks must see the same run directory"
+            )
 
     def save(self, path: str | Path | None) -> None:
         if path is not None:

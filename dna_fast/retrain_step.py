@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from dna_fast.distill import FeatureDistiller
 from dna_fast.mixing import Mixed, mix
 from dna_fast.optimizer_state import load_optimizer, optimizer_tensors
 from dna_fast.recipe import Accuracy, Recipe, evaluate
+from dna_fast.resume import DamagedWarning
 from dna_fast.tensor_files import read_tensors, tensors_sha256, write_tensors
 
 LOG = logging.getLogger(__name__)
@@ -75,6 +80,18 @@ class FitResult:
 
 class LossNotFinite(RuntimeError):
     """Training has gone wrong; what was saved is good."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A file is not as it was written; the message names it.
+
+    Attributes:
+        what: is damaged, without the remedy.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; delete it to train from the start, or restore it from a copy")
+        self.what = what
 
 
 TeacherLogits = Callable[[Tensor], Tensor]  # images [N, 3, H, W] -> logits [N, classes]
@@ -307,7 +324,8 @@ class Training:
             "history": [asdict(record) for record in self.history],
             "sha256": tensors_sha256(tensors),
         }
-        write_tensors(path, tensors, {"state": json.dumps(state)})
+        keep = partial(_keep_older, Path(path))
+        write_tensors(path, tensors, {"state": json.dumps(state)}, before_replacing=keep)
 
     def _check_finite(self) -> None:
         self.mean_loss()  # raises
@@ -318,15 +336,38 @@ class Training:
             )
 
     def go_on(self, path: Path) -> None:
-        """Goes on where a checkpoint stopped, if there is one; raises as `load`."""
+        """Goes on where a checkpoint stopped, if there is one; raises as `load_newest`."""
         if path.exists():
-            self.load(path)
+            self.load_newest(path)
+
+    def load_newest(self, path: Path) -> tuple[Path, str]:
+        """Goes on from a checkpoint; where that is damaged, from the one before, with a DamagedWarning.
+
+        Returns:
+            The file that was read, and what `load` says of it.
+
+        Raises:
+            ValueError: as `load`; what is damaged has no good one before it.
+        """
+        try:
+            return path, self.load(path)
+        except DamagedCheckpoint as error:
+            before = older(path)
+            if not before.exists():
+                raise
+            try:
+                found = self.load(before)
+            except DamagedCheckpoint as worse:
+                raise DamagedCheckpoint(f"{error.what}; {worse.what}") from error
+            words = f"{error.what}. Taken instead: {before}, step {self.step}"
+            warnings.warn(DamagedWarning(words), stacklevel=2)
+            return before, found
 
     def load(self, path: Path) -> str:
         """Goes on where a checkpoint stopped; returns what tells it apart from others.
 
         Raises:
-            ValueError: damaged, of a newer version, of another run.
+            ValueError: damaged (DamagedCheckpoint), of a newer version, of another run.
         """
         state, tensors = _read_checkpoint(path)
         there, here = state["identity"], self._identity()
@@ -357,13 +398,25 @@ class Training:
         return f"step {self.step}, sha256 {state.get('sha256')}"
 
 
+def older(path: Path) -> Path:
+    """Where the checkpoint stays that a newer one at `path` has replaced."""
+    return path.with_name(f"{path.stem}.older{path.suffix}")
+
+
+def _keep_older(path: Path) -> None:
+    """Gives the checkpoint at `path` its older name as well, for it is about to be replaced; needs no room on the disk."""
+    if path.exists():
+        with suppress(OSError):  # a file system without hard links keeps none
+            older(path).unlink(missing_ok=True)
+            os.link(path, older(path))
+
+
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    remedy = "delete it to train from the start, or restore it from a copy"
     try:
         tensors, metadata = read_tensors(path)
         state = json.loads(metadata.get("state", "{}"))
     except ValueError as error:  # of JSON too
-        raise ValueError(f"{path}: a damaged checkpoint ({error}); {remedy}") from error
+        raise DamagedCheckpoint(f"{path}: a damaged checkpoint ({error})") from error
     if state.get("format") != FORMAT:
         raise ValueError(
             f"{path}: not a checkpoint of a training run; expected format {FORMAT!r}, got {state.get('format')!r}"
@@ -372,7 +425,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         newer = f"version {state['version']}, this one reads up to {VERSION}"
         raise ValueError(f"{path}: written by a newer dna_fast ({newer}); update dna_fast")
     if state.get("sha256", here := tensors_sha256(tensors)) != here:  # earlier releases wrote none
-        raise ValueError(f"{path}: a damaged checkpoint (its tensors are not those that were written); {remedy}")
+        raise DamagedCheckpoint(f"{path}: a damaged checkpoint (its tensors are not those that were written)")
     return state, tensors
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -13,13 +13,20 @@ from torch import Tensor, uint8
 from dna_fast._files import file_sha256, written_aside
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+def write_tensors(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    before_replacing: Callable[[], object] | None = None,
+) -> str:
     """Writes a file atomically into a directory that exists.
 
     Args:
         path: where.
         tensors: by name; copied to the CPU.
         metadata: text beside them.
+        before_replacing: called once the new file is whole and the old one still in its place.
 
     Returns:
         sha256 of the file, read back before it counts.
@@ -30,7 +37,10 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_aside(path, make_parent=False) as aside:
         save_file(on_cpu, aside, metadata=None if metadata is None else dict(metadata))
-        return file_sha256(aside)
+        sha256 = file_sha256(aside)
+        if before_replacing is not None:
+            before_replacing()
+    return sha256
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -146,7 +146,7 @@ def _befall(trouble: str, at: int) -> None:
 
 
 def _fill_disk(_: Training) -> None:
-    def write(path: Path, *_: Any) -> None:
+    def write(path: Path, *_: Any, **__: Any) -> None:
         failure = OSError(f"{path}: cannot be written: No space left on device")
         failure.errno = errno.ENOSPC
         raise failure

@@ -119,7 +119,7 @@ TABLE: Mapping[str, Row] = {
     "mixing": row("numpy torch"),
     "recipe": row("_loop torch", "scipy"),
     "retrain": row("_files _loop distill recipe retrain_ranks retrain_step timm torch", "parallel"),
-    "retrain_step": row("_loop distill mixing optimizer_state recipe tensor_files numpy timm torch"),
+    "retrain_step": row("_loop distill mixing optimizer_state recipe resume tensor_files numpy timm torch"),
     "retrain_ranks": row("_loop distill parallel recipe retrain_norms retrain_step torch"),
     "retrain_norms": row("parallel timm torch"),
     # Latencies of a device: tables and their sums need no torch, so that a search can read them anywhere.

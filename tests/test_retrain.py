@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import signal
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from dna_fast.architecture import Architecture
 from dna_fast.export import build_model
 from dna_fast.recipe import Accuracy, Recipe, evaluate
+from dna_fast.resume import DamagedWarning
 from dna_fast.retrain import fit
-from dna_fast.retrain_step import EpochRecord, StepRecord, distillation_loss
+from dna_fast.retrain_step import EpochRecord, StepRecord, distillation_loss, older
 from dna_fast.space import Block, Cell, Choice, Frame, SearchSpace
 
 SPACE = SearchSpace(
@@ -128,7 +131,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert [(r.loss, r.lr, r.accuracy) for r in result.history] == [
         (r.loss, r.lr, r.accuracy) for r in expected.history
     ]
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert {*path.parent.iterdir()} == {path, older(path)}
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -351,18 +354,55 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path: Path) 
     refused(r"another run \(lr is 0\.01, here 0\.02; seed is 0, here 7\)", replace(RECIPE, lr=0.02), seed=7)
     other = build_model(Architecture.from_space(SPACE, [0]), num_classes=5, **RECIPE.model_args())
     refused("checkpoint of another model", model=other)
+    older(path).unlink()
     path.write_bytes(b"\x00" * 5)
     refused("damaged checkpoint .* delete it to train from the start")
 
 
-def test_a_checkpoint_of_which_one_bit_changed_is_refused(tmp_path: Path) -> None:
+def _flip_a_bit_of_a_weight(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[-3] ^= 1
+    path.unlink()  # its bytes may have an older name as well
+    path.write_bytes(whole)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    path, model, again = tmp_path / "checkpoint.safetensors", tiny_model(), tiny_model()
+    expected = fit(model, TRAIN, EVAL, RECIPE, seed=0, checkpoint=path)
+    _flip_a_bit_of_a_weight(path)
+    seen: list[int] = []
+    step = (RECIPE.epochs - 1) * len(TRAIN)
+    with pytest.warns(DamagedWarning, match=rf"its tensors are not those.*\. Taken instead: .*older.*, step {step}$"):
+        result = fit(
+            again, TRAIN, EVAL, RECIPE, seed=0, checkpoint=path, on_epoch=lambda record: seen.append(record.epoch)
+        )
+    assert seen == [RECIPE.epochs - 1], "only what came behind the older checkpoint is trained again"
+    assert [r.loss for r in result.history] == [r.loss for r in expected.history]
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DamagedWarning)
+        fit(tiny_model(), TRAIN, EVAL, RECIPE, seed=0, checkpoint=path)
+
+
+def test_checkpoints_that_are_all_damaged_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     fit(tiny_model(), TRAIN, EVAL, RECIPE, seed=0, checkpoint=path)
-    whole = bytearray(path.read_bytes())
-    whole[-3] ^= 1  # of a weight
-    path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"checkpoint: a damaged checkpoint \(its tensors are not those .* delete it"):
+    _flip_a_bit_of_a_weight(path)
+    older(path).write_bytes(b"short")
+    words = (
+        r"checkpoint: a damaged checkpoint \(its tensors are not those .*; .*older: a damaged checkpoint .* delete it"
+    )
+    with pytest.raises(ValueError, match=words):
         fit(tiny_model(), TRAIN, EVAL, RECIPE, seed=0, checkpoint=path)
+
+
+def test_a_file_system_without_hard_links_keeps_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", link)
+    fit(tiny_model(), TRAIN, EVAL, RECIPE, seed=0, checkpoint=tmp_path / "checkpoint")
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_a_weight_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ from dna_fast.pipeline import Run
 from dna_fast.recipe import count_correct
 from dna_fast.retrain import fit
 from dna_fast.retrain_ranks import GradientBuckets, RankTraining, check_share
+from dna_fast.retrain_step import older
 
-CALL = "ranks_retrain:train"
+CALL, CHECKPOINT = "ranks_retrain:train", "checkpoint.safetensors"
 STEPS = IMAGES // BATCH * PLAIN.epochs
 
 
@@ -126,11 +127,13 @@ def test_running_statistics_are_the_mean_over_ranks(tmp_path: Path) -> None:
 
 
 def test_a_rank_is_killed_and_another_number_goes_on(tmp_path: Path) -> None:
-    """Inside an epoch, from the last checkpoint, to the end of one process; two ranks or one."""
+    """Inside an epoch, from the last checkpoint, to the end of one process; two ranks, or one, from the checkpoint before."""
     ended = _fails(tmp_path / "two", 3, recipe="frozen", trouble="SIGKILL", rank=1, step=7)
     assert [e.code for e in ended] == [2, -9, 2]
     assert _told(ended).startswith("error: rank 1 died (process ")
     shutil.copytree(tmp_path / "two", tmp_path / "one")
+    assert older(tmp_path / "two" / CHECKPOINT).exists()
+    (tmp_path / "two" / CHECKPOINT).write_bytes(b"damaged")
     _run(tmp_path / "alone", 1, recipe="frozen")
     for size, name in enumerate(("one", "two"), start=1):
         every = _run(tmp_path / name, size, recipe="frozen")
@@ -197,16 +200,17 @@ def test_a_teacher_that_needs_whole_batches_is_refused(tmp_path: Path) -> None:
 class _Told:
     """World and file system of a rank that is not the first, which reads `told`."""
 
-    def __init__(self, told: str | None) -> None:
+    def __init__(self, told: list[str]) -> None:
         self.told, self.is_leader = told, False
 
-    def told_by_leader(self, said: object = None) -> str | None:
+    def told_by_leader(self, said: object = None) -> list[str]:
         return self.told
 
 
 def test_ranks_must_see_the_same_checkpoint(tmp_path: Path) -> None:
-    def goes_on(told: str | None, path: Path) -> None:
-        RankTraining.go_on(SimpleNamespace(world=_Told(told), load=lambda path: "step 3, sha256 b"), path)  # type: ignore[arg-type]
+    def goes_on(words: str, path: Path) -> None:
+        world = _Told([path.name, words])
+        RankTraining.go_on(SimpleNamespace(world=world, load=lambda path: "step 3, sha256 b"), tmp_path / "x")  # type: ignore[arg-type]
 
     path = tmp_path / "c.safetensors"
     with pytest.raises(ValueError, match="rank 0 has this checkpoint; all ranks must see the run directory"):
