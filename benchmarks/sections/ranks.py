@@ -36,7 +36,8 @@ def section(result: Result) -> Section:
         f"{facts['bn_group']}, float32, random weights, the same images again and again; {facts['steps']} steps behind as many that warm",
         "up, until the last rank has finished the last. Ranks are processes of one machine with a thread each, who talk by gloo. Checked",
         "first: `block` has the losses of one process to the last bit, `data` to rounding, and every rank has sent exactly the bytes that",
-        "were predicted for its paths. Predicted speeds are from costs measured for each block alone while both ranks measure.",
+        "were predicted for its paths. Predicted speeds are from costs measured before, for each block alone, over all of its",
+        "operators, while both ranks measure.",
         "",
         *table(HEAD, rows, text_columns=2),
     ]
