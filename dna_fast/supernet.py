@@ -59,7 +59,7 @@ class PaddedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         depthwise_on_cpu = self.groups > 1 and x.device.type == "cpu"
         if depthwise_on_cpu and torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            # oneDNN's gradients take up to 8 times as long as its forward pass, and in bfloat16 up to 25 times that in float32.
+            # oneDNN's gradients take up to 19 times as long as its forward pass, some in bfloat16 much longer (docs/benchmarks.md).
             return depthwise_conv2d(x, self.weight, self.stride[0], self._sides(x))
         if self.same:
             top, bottom, left, right = self._sides(x)

@@ -14,6 +14,7 @@ import resource
 import shutil
 import signal
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -163,17 +164,17 @@ def _forked(do: Callable[[], None]) -> int:
 # ---- disks that are full, read-only or gone --------------------------------------------------------------------------
 
 
-class Trouble:
+class Trouble(ABC):
     """Something that keeps a directory from being written to, until it is mended."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def begin(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def begin(self) -> None: ...
 
-    def end(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def end(self) -> None: ...
 
 
 class FullDisk(Trouble):

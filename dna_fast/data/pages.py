@@ -1,7 +1,6 @@
 """Memory of batches, used again as soon as nobody holds a batch any more.
 
-A batch of photographs is larger than what allocators keep, so each would be mapped, filled with zeros and faulted in page by page:
-a tenth of the processor time that decoding and resizing it takes, and more where all memory is that of a virtual machine.
+A batch of photographs is larger than what allocators keep, so each would be mapped, filled with zeros and faulted in page by page.
 """
 
 from __future__ import annotations

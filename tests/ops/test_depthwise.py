@@ -4,15 +4,13 @@ threads; what torch's own operators compute; every refusal."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from dna_fast.ops import _library, depthwise_conv2d, reference
+from dna_fast.ops import depthwise_conv2d, reference
 
 F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
 UNIT = {F32: 2.0**-24, BF16: 2.0**-24, F64: 2.0**-53}  # of what is summed in
@@ -55,13 +53,6 @@ CASES = [
     if size[2] + padding[0] + padding[1] >= kernel and size[3] + padding[2] + padding[3] >= kernel
 ]
 LARGE = [case for case in CASES if case.height > 100]
-
-
-def isas() -> list[str]:
-    """What this CPU can be told to run."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    needed = {"avx2": ["avx2", "fma"], "avx512": ["avx512f", "avx512bw", "avx512dq", "avx512vl"]}
-    return ["scalar", *(isa for isa, flags in needed.items() if all(f" {flag}" in text for flag in flags))]
 
 
 def name(value: object) -> str:
@@ -115,20 +106,6 @@ def assert_right(x: Tensor, weight: Tensor, case: Case) -> None:
         bound = (depth + 1) * UNIT[x.dtype] * magnitude + CAST[ours.dtype] * exact.abs()
         wrong = (ours.double() - exact).abs() - bound
         assert (wrong <= 0).all(), f"{what}: beyond its bound by {wrong.max().item():.3g}"
-
-
-@pytest.fixture(params=isas())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("DNA_FAST_FORCE_ISA", request.param)
-    assert _library.isa() == request.param
-    return request.param
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from ops.cpu_isas import isas_without_bf16
 from torch import Tensor
 
 from dna_fast.ops import _library, feature_mse, reference
@@ -18,13 +18,6 @@ MIXTURES = [*itertools.product(LOW, LOW), (torch.float64, torch.float64)]
 SIZES = (1, 31, 32, 33, 8191, 8192, 8193, 3 * 8192 + 77)
 DEPTH = 8192 // 32 + 5  # additions that one summand goes through: its accumulator's, then the tree over 32 of them
 CAST = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float64: 2.0**-53}
-
-
-def isas() -> list[str]:
-    """What this CPU can be told to run."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    needed = {"avx2": ["avx2"], "avx512": ["avx512f", "avx512bw", "avx512dq", "avx512vl"]}
-    return ["scalar", *(isa for isa, flags in needed.items() if all(f" {flag}" in text for flag in flags))]
 
 
 def pair(shape: tuple[int, ...], dtypes: tuple[torch.dtype, torch.dtype], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -62,20 +55,6 @@ def name(value: object) -> str:
     return "-".join(str(d).removeprefix("torch.") for d in value) if isinstance(value, tuple) else str(value)
 
 
-@pytest.fixture(params=isas())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("DNA_FAST_FORCE_ISA", request.param)
-    assert _library.isa() == request.param
-    return request.param
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 # ---- values and gradients --------------------------------------------------------------------------------------------
 
 
@@ -96,7 +75,7 @@ def test_every_instruction_set_gives_the_same_bits(
 ) -> None:
     student, teacher = pair((2 * 8192 + 45,), dtypes)
     results = []
-    for forced in isas():
+    for forced in isas_without_bf16():
         monkeypatch.setenv("DNA_FAST_FORCE_ISA", forced)
         results.append(run(student, teacher))
     for loss, gradient in results[1:]:
@@ -389,7 +368,7 @@ def test_the_module_says_which_torch_it_was_built_with() -> None:
 
 def test_the_module_says_what_it_was_built_for() -> None:
     path = _library.find()
-    assert set(isas()) <= set(_library.cpu_kernels(path))
+    assert set(isas_without_bf16()) <= set(_library.cpu_kernels(path))
     assert _library.cuda_kernels(path).startswith(("built with nvcc ", "not built, "))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
+from ops.cpu_isas import isas
 from ops.mbconv_answers import assert_within, endings, expected_endings
 from ops.mbconv_cases import STORAGE, Case, drawn_cases, inputs_of, output_bound, product_cases
 
@@ -23,15 +23,6 @@ from dna_fast.ops import (
 )
 
 F32, BF16 = torch.float32, torch.bfloat16
-FLAGS: Mapping[str, tuple[str, ...]] = {"scalar": (), "avx2": ("avx2",)}
-FLAGS = {**FLAGS, "avx512": ("avx512f", "avx512bw", "avx512dq", "avx512vl")}
-FLAGS = {**FLAGS, "avx512_bf16": (*FLAGS["avx512"], "avx512_bf16")}
-
-
-def isas() -> list[str]:
-    """What this CPU can be told to run."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    return [isa for isa, flags in FLAGS.items() if all(f" {flag}" in text for flag in flags)]
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +33,6 @@ def dead_memory() -> Iterator[None]:
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def assert_right(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,7 @@ DNA_FAST_INLINE void zero(float* packed, std::int64_t count) {
 }
 
 // packed[p] = row[first + step * p] for p in [0, count). A vector is one or two lines out of a pixel's many, and no
-// hardware sees the next row coming: it is asked for here, and again in write(), where a result's lines are; without
-// both a 3x3 layer of 288 channels took 1.4 times as long.
+// hardware sees the next row coming: it is asked for here, and again in write(), where a result's lines are.
 template <class S>
 DNA_FAST_INLINE void pack(const Row<const S>& row, std::int64_t first, std::int64_t step, std::int64_t count,
                           float* packed) {
